@@ -1,0 +1,1 @@
+"""Bulle: an open secure research workspace."""

@@ -1,0 +1,229 @@
+"""Settings of a deployment: one YAML file, validated whole before anything runs.
+
+Secrets never stand in the file: it names files that hold them (``*_file``). Unknown keys are errors, so a misspelt
+control cannot be silently off.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from orchestrator.errors import SettingsError
+
+Slug = Annotated[str, Field(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?$")]
+"""Names of deployments, projects and datasets: 1 to 40 of a-z, 0-9 and '-', not at either end."""
+
+
+class Section(BaseModel):
+    """A frozen part of the settings; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Uid:
+    """Fixed user ids, so that files and sockets can be given to one part and to no other."""
+
+    SANDBOX = 1000
+    BRIDGE = 1001
+    DISPLAY = 1002
+    HUB = 1010
+    PROXY = 1011
+    PORTAL = 1012
+    AUTHORITY = 1013
+    DEMO_IDP = 1014
+
+
+class Gid:
+    """Fixed groups for sockets that exactly two parts share."""
+
+    RFB = 1003  # display and bridge
+
+
+class Tls(Section):
+    """Certificate and key (PEM files) that the proxy serves."""
+
+    certificate_file: Path
+    key_file: Path
+
+
+class Oidc(Section):
+    """The OpenID Connect provider at which people log in."""
+
+    issuer: str
+    client_id: str
+    client_secret_file: Path
+    scopes: tuple[str, ...] = ("openid", "profile", "email")
+    require_mfa: bool = False
+    #: values in the ``amr`` claim (RFC 8176) of which one proves a second factor
+    mfa_amr: tuple[str, ...] = ("mfa", "otp", "hwk", "swk", "fido", "webauthn")
+    #: values of the ``acr`` claim that prove a second factor
+    mfa_acr: tuple[str, ...] = ()
+
+    @field_validator("issuer")
+    @classmethod
+    def _https_or_loopback(cls, issuer: str) -> str:
+        loopback = ("http://127.0.0.1", "http://localhost", "http://[::1]")
+        if not issuer.startswith(("https://", *loopback)):
+            raise ValueError("an issuer must be https:// (http:// only on loopback)")
+        return issuer.rstrip("/")
+
+
+class FileCustodian(Section):
+    """The embedded custodian: a key-encryption key in a file. For trials: whoever has the disk has everything."""
+
+    kind: Literal["file"] = "file"
+
+
+class Pkcs11Custodian(Section):
+    """Key-encryption key on a PKCS#11 token; it never leaves the token."""
+
+    kind: Literal["pkcs11"]
+    module: Path
+    token_label: str
+    key_label: str
+    pin_file: Path
+
+
+class Limits(Section):
+    """What one workspace may use."""
+
+    cpus: Annotated[float, Field(gt=0)] = 2.0
+    memory_mb: Annotated[int, Field(ge=512)] = 4096
+    processes: Annotated[int, Field(ge=64)] = 1024
+    tmp_mb: Annotated[int, Field(ge=16)] = 1024
+    home_mb: Annotated[int, Field(ge=16)] = 5120
+    project_mb: Annotated[int, Field(ge=16)] = 10240
+    display_memory_mb: Annotated[int, Field(ge=64)] = 512
+
+
+class PseudonymForm(StrEnum):
+    """How a pseudonym appears in a view: 32 hexadecimal digits, or 16 raw bytes."""
+
+    TEXT = "text"
+    BYTES = "bytes"
+
+
+class Workspace(Section):
+    """How workspaces behave."""
+
+    limits: Limits = Limits()
+    paste_in: bool = True
+    #: minutes without a connected browser after which a workspace is stopped; 0 is never
+    idle_minutes: Annotated[int, Field(ge=0)] = 120
+    #: seconds in which a workspace must be up
+    start_timeout: Annotated[int, Field(ge=5)] = 120
+    pseudonyms: PseudonymForm = PseudonymForm.TEXT
+
+
+class Settings(Section):
+    """Everything an administrator decides about one deployment."""
+
+    deployment: Slug
+    #: folder of everything that persists
+    state: Path
+    #: address at which people reach it, without a path
+    public_url: str = "http://127.0.0.1:8000"
+    #: where the proxy listens: host and port
+    listen: str = "127.0.0.1:8000"
+    #: first of four consecutive loopback ports for parts of the control plane
+    internal_port: Annotated[int, Field(ge=1024, le=65530)] = 8081
+    #: subnet of the network on which the hub's proxy reaches the bridges
+    bridge_subnet: str = "172.31.250.0/24"
+    tls: Tls | None = None
+    oidc: Oidc
+    custodian: Annotated[FileCustodian | Pkcs11Custodian, Field(discriminator="kind")] = FileCustodian()
+    workspace: Workspace = Workspace()
+    #: store of governance (SQLAlchemy URL); None: SQLite in the state folder
+    database: str | None = None
+    #: seconds between two comparisons of what runs with what is allowed
+    reconcile_seconds: Annotated[float, Field(gt=0, le=5)] = 2.0
+    #: languages offered, the first is the default
+    languages: tuple[Literal["en", "fr"], ...] = ("en", "fr")
+
+    @field_validator("state")
+    @classmethod
+    def _absolute(cls, path: Path) -> Path:
+        if not path.is_absolute():
+            raise ValueError("must be an absolute path")
+        return path
+
+    @model_validator(mode="after")
+    def _tls_away_from_loopback(self) -> Settings:
+        host = self.listen.rsplit(":", 1)[0]
+        if self.tls is None and host not in ("127.0.0.1", "[::1]", "localhost"):
+            raise ValueError(f"listen: {self.listen} is not loopback, so tls must be set")
+        return self
+
+    @property
+    def layout(self) -> Layout:
+        """Where each thing lies below the state folder."""
+        return Layout(self.state)
+
+    @property
+    def database_url(self) -> str:
+        """SQLAlchemy URL of the governance store."""
+        return self.database or f"sqlite:///{self.layout.database}"
+
+
+class Layout:
+    """Paths below the state folder. Persistent ones hold ciphertext, or no data at all; ``run`` is in RAM."""
+
+    def __init__(self, state: Path) -> None:
+        self.state = state
+        #: encrypted Parquet and manifests, one folder a dataset
+        self.datasets = state / "datasets"
+        #: ciphertext of homes and project folders
+        self.folders = state / "folders"
+        #: wrapped data keys
+        self.keyring = state / "keyring"
+        #: key-encryption key of the embedded custodian: mounted into the node agent only
+        self.custodian = state / "custodian"
+        self.audit = state / "audit"
+        self.database = state / "authority" / "governance.sqlite"
+        #: private signing keys (grants, audit): mounted into the authority only
+        self.authority = state / "authority"
+        #: public halves, readable to all parts
+        self.public = state / "public"
+        self.hub = state / "hub"
+        #: secrets of single parts, one folder a part
+        self.secrets = state / "secrets"
+        #: container images to use, by digest
+        self.images = state / "public" / "images.json"
+        #: mounts handed from the node agent to workspaces (shared propagation; tmpfs and FUSE below it)
+        self.mounts = state / "mounts"
+        #: unix sockets between parts, a folder a socket
+        self.sockets = state / "sockets"
+
+    def socket(self, name: Literal["hub", "portal", "node", "door", "csi"]) -> Path:
+        """The socket of the authority for hub, portal or node; of the node agent's door; of its CSI service."""
+        return self.sockets / name / f"{name}.sock"
+
+
+def load_settings(path: Path) -> Settings:
+    """Read and validate a settings file.
+
+    Raises:
+        SettingsError: the file is absent, not YAML, or a key is unknown, missing or wrong; all faults are named.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}", hint="name the settings file with --settings") from error
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path} is not YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise SettingsError(f"{path} must be a mapping of settings")
+    try:
+        return Settings.model_validate(raw)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(str(part) for part in fault['loc']) or 'settings'}: {fault['msg']}" for fault in error.errors()
+        )
+        raise SettingsError(f"{path}: {faults}") from error

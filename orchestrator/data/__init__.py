@@ -1,0 +1,1 @@
+"""Schemas, ingest, pseudonyms, the encrypted store, views."""

@@ -1,0 +1,1 @@
+"""JupyterHub as the controller."""

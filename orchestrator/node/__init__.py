@@ -1,0 +1,1 @@
+"""The node agent: the one process with root."""
