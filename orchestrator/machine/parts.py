@@ -1,0 +1,143 @@
+"""The containers of the control plane, as values: pure functions from settings and images to what the engine runs.
+
+Every part but the node agent runs without root, without a capability, with a read-only root file system, and sees only
+its own folders (at the same path inside as outside, so that one settings file serves all).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.config import Settings, Uid
+
+SETTINGS_INSIDE = "/etc/bulle/bulle.yaml"
+LABEL_DEPLOYMENT = "bulle.deployment"
+LABEL_PART = "bulle.part"
+
+
+@dataclass(frozen=True)
+class Bind:
+    """A host folder or file shown inside a part at the same path."""
+
+    path: Path
+    writable: bool = False
+    inside: str | None = None
+
+    def words(self) -> str:
+        """The engine's notation."""
+        return f"{self.path}:{self.inside or self.path}:{'rw' if self.writable else 'ro'}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One container of the control plane."""
+
+    name: str
+    image: str
+    command: tuple[str, ...]
+    uid: int
+    network: str
+    binds: tuple[Bind, ...]
+    memory_mb: int = 512
+
+    def container(self, deployment: str, image_id: str, mark: str) -> dict[str, Any]:
+        """Arguments of ``docker.containers.run`` for this part; ``mark`` tells whether a running one is up to date."""
+        return {
+            "image": image_id,
+            "command": list(self.command),
+            "name": container_name(deployment, self.name),
+            "labels": {LABEL_DEPLOYMENT: deployment, LABEL_PART: self.name, "bulle.mark": mark},
+            "user": f"{self.uid}:{self.uid}",
+            # A compromised part must not change its own program, gain a capability, or become another user.
+            "read_only": True,
+            "cap_drop": ["ALL"],
+            "security_opt": ["no-new-privileges"],
+            "network_mode": self.network,
+            "volumes": [bind.words() for bind in self.binds],
+            "tmpfs": {"/tmp": "size=64m,mode=1777,nosuid,nodev,noexec"},  # noqa: S108 - a tmpfs of the container's own
+            "mem_limit": f"{self.memory_mb}m",
+            "pids_limit": 256,
+            "restart_policy": {"Name": "unless-stopped"},
+            "log_config": {"type": "json-file", "config": {"max-size": "10m", "max-file": "3"}},
+            "environment": {"BULLE_SETTINGS": SETTINGS_INSIDE, "HOME": "/tmp", "TMPDIR": "/tmp"},  # noqa: S108
+            "detach": True,
+        }
+
+
+def container_name(deployment: str, part: str) -> str:
+    """Name of a part's container: for people; nothing reads an identity out of it."""
+    return f"bulle-{deployment}-{part}"
+
+
+def bridge_network(deployment: str) -> str:
+    """Name of the internal network on which the hub's proxy reaches bridges."""
+    return f"bulle-{deployment}-bridges"
+
+
+def control_plane(settings: Settings, settings_file: Path, *, demo_idp: bool) -> tuple[Part, ...]:
+    """The parts besides the node agent, in the order in which they start."""
+    layout = settings.layout
+    own = Bind(settings_file, inside=SETTINGS_INSIDE)
+    images = Bind(layout.public)
+    secret = layout.secrets
+    tls = (Bind(settings.tls.certificate_file), Bind(settings.tls.key_file)) if settings.tls else ()
+    client_secret = (Bind(settings.oidc.client_secret_file),)
+    parts = [
+        Part(
+            "authority",
+            "controller",
+            ("/usr/bin/python3", "-m", "orchestrator.cli", "serve", "authority"),
+            Uid.AUTHORITY,
+            "none",
+            (
+                own,
+                images,
+                Bind(layout.authority, writable=True),
+                Bind(layout.audit, writable=True),
+                Bind(layout.datasets),
+                Bind(layout.sockets / "hub", writable=True),
+                Bind(layout.sockets / "portal", writable=True),
+                Bind(layout.sockets / "node", writable=True),
+            ),
+        ),
+        Part("proxy", "controller", ("/usr/lib/bulle/proxy",), Uid.PROXY, "host", (own, Bind(secret / "proxy"), *tls)),
+        Part(
+            "hub",
+            "controller",
+            ("/usr/lib/bulle/hub",),
+            Uid.HUB,
+            "host",
+            (
+                own,
+                images,
+                Bind(secret / "hub"),
+                *client_secret,
+                Bind(layout.hub, writable=True),
+                Bind(layout.sockets / "hub"),
+                Bind(layout.sockets / "door"),
+            ),
+        ),
+        Part(
+            "portal",
+            "controller",
+            ("/usr/lib/bulle/portal",),
+            Uid.PORTAL,
+            "host",
+            (own, images, Bind(secret / "portal"), Bind(layout.sockets / "portal")),
+        ),
+    ]
+    if demo_idp:
+        parts.insert(
+            1,
+            Part(
+                "demo-idp",
+                "demo-idp",
+                ("/usr/lib/bulle/demo-idp",),
+                Uid.DEMO_IDP,
+                "host",
+                (own, Bind(secret / "demo-idp")),
+            ),
+        )
+    return tuple(parts)
