@@ -94,6 +94,12 @@ class UnavailableError(BulleError):
     http_status = 503
 
 
+class BuildError(BulleError):
+    """An image, or the machine on which it is built, lacks something; the message says what."""
+
+    code = "build"
+
+
 def _every(kind: type[BulleError]) -> list[type[BulleError]]:
     return [kind, *(found for child in kind.__subclasses__() for found in _every(child))]
 

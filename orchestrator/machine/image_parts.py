@@ -1,4 +1,4 @@
-"""What goes into an image besides Debian packages: Python wheels and npm packages, fetched outside containers.
+"""What goes into an image besides Debian packages: Python wheels and npm packages, got outside containers.
 
 The registries and certificates are those that this machine's own pip and npm use, so a site with a mirror of
 its own needs no setting here. All is pinned by hash; what was fetched once for a lock is kept in the cache.

@@ -3,9 +3,9 @@
 An image is a folder ``images/<name>/`` with ``image.yaml`` (:class:`ImageSpec`) and a ``Dockerfile`` that
 begins ``ARG BASE_IMAGE`` and ``FROM ${BASE_IMAGE}``. Its build context holds the folder's own files and, as
 declared: ``site-packages/`` and ``site-prefix/`` (for ``/usr/local/lib/python3.13/dist-packages`` and
-``/usr/local``), ``node_modules/``, ``orchestrator/``. Whatever is built carries the hash of what made it in its
-tag, so nothing is built twice. ``python -m orchestrator.machine.images [NAMES…]`` builds; ``docs/images.md``
-explains.
+``/usr/local``), ``node_modules/``, ``orchestrator/``. Whatever is built carries the hash of what made it in
+its tag, so nothing is built twice. ``python -m orchestrator.machine.images [NAMES…]`` builds;
+``docs/images.md`` explains.
 """
 
 from __future__ import annotations
@@ -147,8 +147,8 @@ def build_images(
 ) -> dict[str, str]:
     """Build the named images (default: all) where they are not built yet; their ids (``sha256:…``) by name.
 
-    ``base_image`` (or ``BULLE_BASE_IMAGE``) is a registry image of Debian 13 to start from, in place of a root
-    file system made here; ``cache`` (or ``BULLE_CACHE``, default ``build/cache``) keeps what was fetched.
+    ``base_image`` (or ``BULLE_BASE_IMAGE``) is a registry image of Debian 13 to start from, in place of a
+    root file system made here; ``cache`` (or ``BULLE_CACHE``; default ``build/cache``) keeps what was got.
 
     Raises:
         BuildError: the machine lacks something, or a step fails; the message says what to do.
