@@ -1,0 +1,64 @@
+"""Files that are there whole or not at all, also after a power cut, and never overwrite one another."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+UNFINISHED = ".new-"
+"""Prefix of a file that was not published; left behind only by a kill."""
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in ``folder`` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_unfinished(path: Path, content: bytes, mode: int) -> Path:
+    unfinished = path.with_name(f"{UNFINISHED}{secrets.token_hex(8)}")
+    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fchmod(stream.fileno(), mode)
+            os.fsync(stream.fileno())
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+    return unfinished
+
+
+def publish_new(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+    """Write a file that must not exist yet. Of two processes that race, one wins; nobody sees half a file.
+
+    Raises:
+        FileExistsError: it exists.
+        OSError: it cannot be written; nothing was left.
+    """
+    unfinished = _write_unfinished(path, content, mode)
+    try:
+        os.link(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def replace(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+    """Write a file in the place of an older one in one step.
+
+    Raises:
+        OSError: it cannot be written; the older one is untouched.
+    """
+    unfinished = _write_unfinished(path, content, mode)
+    try:
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)

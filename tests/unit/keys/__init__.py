@@ -1,0 +1,1 @@
+"""Key custodians and the key ring."""
