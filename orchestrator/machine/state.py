@@ -101,9 +101,14 @@ def prepare_state(settings: Settings) -> None:
         folder.path.chmod(folder.mode)
     create_signing_keys(layout)
     for secret in shared_secrets(layout):
-        present = [path for path, _ in secret.files if path.exists()]
-        if len(present) == len(secret.files):
-            continue
-        value = present[0].read_text(encoding="utf-8") if present else secrets.token_hex(32)
-        for path, uid in secret.files:
-            write_secret(path, value, uid)
+        ensure_secret(secret)
+
+
+def ensure_secret(secret: SharedSecret) -> None:
+    """Make a secret unless it is there; a part that lost its copy gets the same one again."""
+    present = [path for path, _ in secret.files if path.exists()]
+    if len(present) == len(secret.files):
+        return
+    value = present[0].read_text(encoding="utf-8") if present else secrets.token_hex(32)
+    for path, uid in secret.files:
+        write_secret(path, value, uid)
