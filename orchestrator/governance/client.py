@@ -1,0 +1,234 @@
+"""Clients of the authority, over its unix sockets.
+
+An error that the authority answers is raised here as the same type. Where it cannot be asked, or its answer
+cannot be understood, that is an UnavailableError: the caller then does nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import TypeAdapter, ValidationError
+
+from orchestrator.errors import UnavailableError, from_wire
+from orchestrator.governance.cards import (
+    DeploymentCard,
+    GrantRequest,
+    IssuedGrant,
+    Person,
+    PersonCard,
+    ProjectCard,
+    Recorded,
+)
+from orchestrator.terms import Event, SessionClaim, SessionVerdict
+
+Answer = TypeVar("Answer")
+
+TIMEOUT = 10.0
+
+_PROJECTS = TypeAdapter(list[ProjectCard])
+_CLAIMS = TypeAdapter(list[SessionClaim])
+_VERDICTS = TypeAdapter(list[SessionVerdict])
+
+
+@dataclass(frozen=True)
+class Call(Generic[Answer]):
+    """One request, and how to read its answer."""
+
+    method: str
+    path: str
+    read: Callable[[bytes], Answer]
+    body: bytes | None = None
+
+    def request(self) -> dict[str, Any]:
+        """Arguments of httpx's ``request``."""
+        headers = {"content-type": "application/json"} if self.body is not None else {}
+        return {"method": self.method, "url": self.path, "content": self.body, "headers": headers}
+
+    def answer(self, response: httpx.Response) -> Answer:
+        """The answer, or the error that the authority meant."""
+        try:
+            if response.is_success:
+                return self.read(response.content)
+            wire = response.json()
+            error = from_wire(wire["code"], wire["message"], wire.get("hint"))
+        except (ValidationError, ValueError, TypeError, KeyError, AttributeError) as fault:
+            told = f"{self.method} {self.path}: status {response.status_code}"
+            raise UnavailableError(f"the authority's answer cannot be understood ({told})") from fault
+        raise error
+
+
+def grant_call(person: str, project: str) -> Call[IssuedGrant]:
+    """Ask for a grant."""
+    body = GrantRequest(person=person, project=project).model_dump_json().encode()
+    return Call("POST", "/v1/grants", IssuedGrant.model_validate_json, body)
+
+
+def person_upsert_call(person: str, subject: str, display_name: str, email: str = "") -> Call[PersonCard]:
+    """Tell of a login."""
+    body = Person(subject=subject, display_name=display_name, email=email).model_dump_json().encode()
+    return Call("PUT", _person_path(person), PersonCard.model_validate_json, body)
+
+
+def record_call(event: Event) -> Call[int]:
+    """Write an event to the audit log."""
+
+    def read(content: bytes) -> int:
+        return Recorded.model_validate_json(content).seq
+
+    return Call("POST", "/v1/events", read, event.model_dump_json().encode())
+
+
+def check_sessions_call(claims: Iterable[SessionClaim]) -> Call[list[SessionVerdict]]:
+    """Ask whether what runs is allowed."""
+    return Call("POST", "/v1/sessions/check", _VERDICTS.validate_json, _CLAIMS.dump_json(list(claims)))
+
+
+def person_call(person: str) -> Call[PersonCard]:
+    """Ask who a person is."""
+    return Call("GET", _person_path(person), PersonCard.model_validate_json)
+
+
+def projects_call(person: str) -> Call[list[ProjectCard]]:
+    """Ask for a person's projects."""
+    return Call("GET", f"{_person_path(person)}/projects", _PROJECTS.validate_json)
+
+
+def deployment_call() -> Call[DeploymentCard]:
+    """Ask about the deployment."""
+    return Call("GET", "/v1/deployment", DeploymentCard.model_validate_json)
+
+
+def _person_path(person: str) -> str:
+    # Nothing in a person's id may become another path.
+    if person in ("", ".", ".."):
+        raise UnavailableError(f"'{person}' is not a person's id")
+    return f"/v1/persons/{quote(person, safe='')}"
+
+
+class AuthorityClient:
+    """Blocking client; safe to share between threads. Which calls are answered depends on the socket.
+
+    Every method raises UnavailableError where the authority does not answer, and otherwise the error it
+    answered.
+    """
+
+    def __init__(self, socket: Path, *, timeout: float = TIMEOUT) -> None:
+        self._socket = socket
+        transport = httpx.HTTPTransport(uds=str(socket))
+        self._http = httpx.Client(
+            transport=transport, base_url="http://authority", timeout=timeout, trust_env=False
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _ask(self, call: Call[Answer]) -> Answer:
+        try:
+            response = self._http.request(**call.request())
+        except httpx.HTTPError as error:
+            raise _unanswered(self._socket, error) from error
+        return call.answer(response)
+
+    def grant(self, person: str, project: str) -> IssuedGrant:
+        """A signed grant for ``person`` in the project with slug ``project`` (hub's socket)."""
+        return self._ask(grant_call(person, project))
+
+    def person_upsert(self, person: str, subject: str, display_name: str, email: str = "") -> PersonCard:
+        """Tell of a login; returns the person with platform roles (hub's socket)."""
+        return self._ask(person_upsert_call(person, subject, display_name, email))
+
+    def record(self, event: Event) -> int:
+        """Write an event of the socket's own kinds to the audit log; returns its number (every socket)."""
+        return self._ask(record_call(event))
+
+    def check_sessions(self, claims: Iterable[SessionClaim]) -> list[SessionVerdict]:
+        """Whether each running session is still allowed, in the order of the claims (node's socket)."""
+        return self._ask(check_sessions_call(claims))
+
+    def person(self, person: str) -> PersonCard:
+        """A person with platform roles; NotFoundError where there is none (portal's socket)."""
+        return self._ask(person_call(person))
+
+    def projects(self, person: str) -> list[ProjectCard]:
+        """The person's projects (portal's socket)."""
+        return self._ask(projects_call(person))
+
+    def deployment(self) -> DeploymentCard:
+        """What the portal shows of the deployment (portal's socket)."""
+        return self._ask(deployment_call())
+
+
+class AsyncAuthorityClient:
+    """The same calls as :class:`AuthorityClient`, awaitable, for one event loop."""
+
+    def __init__(self, socket: Path, *, timeout: float = TIMEOUT) -> None:
+        self._socket = socket
+        transport = httpx.AsyncHTTPTransport(uds=str(socket))
+        self._http = httpx.AsyncClient(
+            transport=transport, base_url="http://authority", timeout=timeout, trust_env=False
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _ask(self, call: Call[Answer]) -> Answer:
+        try:
+            response = await self._http.request(**call.request())
+        except httpx.HTTPError as error:
+            raise _unanswered(self._socket, error) from error
+        return call.answer(response)
+
+    async def grant(self, person: str, project: str) -> IssuedGrant:
+        """See :meth:`AuthorityClient.grant`."""
+        return await self._ask(grant_call(person, project))
+
+    async def person_upsert(
+        self, person: str, subject: str, display_name: str, email: str = ""
+    ) -> PersonCard:
+        """See :meth:`AuthorityClient.person_upsert`."""
+        return await self._ask(person_upsert_call(person, subject, display_name, email))
+
+    async def record(self, event: Event) -> int:
+        """See :meth:`AuthorityClient.record`."""
+        return await self._ask(record_call(event))
+
+    async def check_sessions(self, claims: Iterable[SessionClaim]) -> list[SessionVerdict]:
+        """See :meth:`AuthorityClient.check_sessions`."""
+        return await self._ask(check_sessions_call(claims))
+
+    async def person(self, person: str) -> PersonCard:
+        """See :meth:`AuthorityClient.person`."""
+        return await self._ask(person_call(person))
+
+    async def projects(self, person: str) -> list[ProjectCard]:
+        """See :meth:`AuthorityClient.projects`."""
+        return await self._ask(projects_call(person))
+
+    async def deployment(self) -> DeploymentCard:
+        """See :meth:`AuthorityClient.deployment`."""
+        return await self._ask(deployment_call())
+
+
+def _unanswered(socket: Path, error: httpx.HTTPError) -> UnavailableError:
+    told = str(error) or type(error).__name__
+    return UnavailableError(f"the authority does not answer on {socket}: {told}", hint="see bulle status")

@@ -1,0 +1,90 @@
+"""Roles and states, and the one table of what may become what."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from orchestrator.errors import RefusedError
+
+
+class PlatformRole(StrEnum):
+    """What a person does for the whole deployment. None of them gives access to data."""
+
+    CUSTODIAN = "custodian"
+    REVIEWER = "reviewer"
+    AUDITOR = "auditor"
+    ADMINISTRATOR = "administrator"
+
+
+# Pairs that nobody holds together: who runs the platform does not decide about data, who audits does
+# neither.
+INCOMPATIBLE_ROLES: frozenset[frozenset[PlatformRole]] = frozenset(
+    {
+        frozenset({PlatformRole.ADMINISTRATOR, PlatformRole.CUSTODIAN}),
+        frozenset({PlatformRole.ADMINISTRATOR, PlatformRole.AUDITOR}),
+        frozenset({PlatformRole.CUSTODIAN, PlatformRole.AUDITOR}),
+    }
+)
+
+
+class ProjectState(StrEnum):
+    """Where a project stands."""
+
+    DRAFT = "draft"
+    ACTIVE = "active"
+    SUSPENDED = "suspended"
+    CLOSED = "closed"
+
+
+class MemberRole(StrEnum):
+    """A person's part in one project."""
+
+    LEAD = "lead"
+    MEMBER = "member"
+
+
+class MembershipState(StrEnum):
+    """Where a membership stands. One whose end has passed counts for nothing, whatever its state."""
+
+    REQUESTED = "requested"
+    ACTIVE = "active"
+    SUSPENDED = "suspended"
+    ENDED = "ended"
+
+
+class PermitState(StrEnum):
+    """Where a permit version stands."""
+
+    DRAFT = "draft"
+    APPROVED = "approved"
+    REVOKED = "revoked"
+    SUPERSEDED = "superseded"
+
+
+State = ProjectState | MembershipState | PermitState
+
+TRANSITIONS: dict[State, frozenset[State]] = {
+    ProjectState.DRAFT: frozenset({ProjectState.ACTIVE, ProjectState.CLOSED}),
+    ProjectState.ACTIVE: frozenset({ProjectState.SUSPENDED, ProjectState.CLOSED}),
+    ProjectState.SUSPENDED: frozenset({ProjectState.ACTIVE, ProjectState.CLOSED}),
+    ProjectState.CLOSED: frozenset(),
+    MembershipState.REQUESTED: frozenset({MembershipState.ACTIVE, MembershipState.ENDED}),
+    MembershipState.ACTIVE: frozenset({MembershipState.SUSPENDED, MembershipState.ENDED}),
+    MembershipState.SUSPENDED: frozenset({MembershipState.ACTIVE, MembershipState.ENDED}),
+    MembershipState.ENDED: frozenset({MembershipState.REQUESTED}),
+    PermitState.DRAFT: frozenset({PermitState.APPROVED, PermitState.REVOKED}),
+    PermitState.APPROVED: frozenset({PermitState.REVOKED, PermitState.SUPERSEDED}),
+    PermitState.REVOKED: frozenset(),
+    PermitState.SUPERSEDED: frozenset(),
+}
+
+
+def check_transition(what: str, current: State, wanted: State) -> None:
+    """Raises RefusedError where ``current`` may not become ``wanted``; ``what`` names the thing in the
+    message.
+    """
+    if wanted not in TRANSITIONS[current]:
+        allowed = " or ".join(f"'{state}'" for state in sorted(TRANSITIONS[current])) or "nothing else"
+        raise RefusedError(
+            f"{what} is '{current}' and cannot become '{wanted}'", hint=f"it can become {allowed}"
+        )
