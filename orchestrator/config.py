@@ -120,6 +120,22 @@ class Workspace(Section):
     pseudonyms: PseudonymForm = PseudonymForm.TEXT
 
 
+class Probe(Section):
+    """What the isolation probe knocks at from a sandbox, besides the addresses of the control plane.
+
+    The defaults are addresses reserved for documentation (RFC 5737, RFC 3849), multicast and the clouds' metadata
+    address: the verdict is the kernel's refusal to send, so nobody outside needs to be there.
+    """
+
+    #: ``address:port``, IPv6 in brackets
+    tcp: tuple[str, ...] = ("192.0.2.1:443", "169.254.169.254:80", "[2001:db8::1]:443", "[fd00:ec2::254]:80")
+    udp: tuple[str, ...] = ("192.0.2.1:443", "224.0.0.251:5353", "255.255.255.255:67", "[2001:db8::1]:443")
+    ping: tuple[str, ...] = ("192.0.2.1", "2001:db8::1")
+    resolvers: tuple[str, ...] = ("192.0.2.53:53", "[2001:db8::53]:53")
+    #: names to resolve as any program does
+    names: tuple[str, ...] = ("probe.example.org",)
+
+
 class Settings(Section):
     """Everything an administrator decides about one deployment."""
 
@@ -138,6 +154,7 @@ class Settings(Section):
     oidc: Oidc
     custodian: Annotated[FileCustodian | Pkcs11Custodian, Field(discriminator="kind")] = FileCustodian()
     workspace: Workspace = Workspace()
+    probe: Probe = Probe()
     #: store of governance (SQLAlchemy URL); None: SQLite in the state folder
     database: str | None = None
     #: seconds between two comparisons of what runs with what is allowed
