@@ -2,5 +2,6 @@
 
 from orchestrator.audit.chain import Head, Record, Report
 from orchestrator.audit.log import AuditLog, Filters
+from orchestrator.audit.opening import load_public_key, open_for_verification
 
-__all__ = ["AuditLog", "Filters", "Head", "Record", "Report"]
+__all__ = ["AuditLog", "Filters", "Head", "Record", "Report", "load_public_key", "open_for_verification"]

@@ -8,24 +8,25 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
     PublicFormat,
     load_pem_private_key,
-    load_pem_public_key,
 )
 
-from orchestrator.audit import AuditLog
+from orchestrator.audit import AuditLog, load_public_key
+from orchestrator.audit.opening import PUBLIC_KEY as AUDIT_PUBLIC
 from orchestrator.config import Layout, Uid
 from orchestrator.errors import SettingsError
 
 GRANT_KEY = "grant.key.pem"
 AUDIT_KEY = "audit.key.pem"
 GRANT_PUBLIC = "grant.pub.pem"
-AUDIT_PUBLIC = "audit.pub.pem"
+
+__all__ = ["create_signing_keys", "load_private_key", "load_public_key"]
 
 
 def _utc_now() -> datetime:
@@ -78,7 +79,7 @@ def load_private_key(path: Path) -> Ed25519PrivateKey:
     it.
     """
     try:
-        # Stops: a signing key that other users of the machine can copy. Shown by test_signing_keys.py.
+        # Stops: a signing key that other users of the machine can copy. Shown by test_keys.py.
         if path.stat().st_mode & 0o077:
             raise SettingsError(f"{path} can be read by others", hint=f"chmod 600 {path}")
         key = load_pem_private_key(path.read_bytes(), password=None)
@@ -89,21 +90,6 @@ def load_private_key(path: Path) -> Ed25519PrivateKey:
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise SettingsError(f"{path} does not hold a private key in PEM") from error
     if not isinstance(key, Ed25519PrivateKey):
-        raise SettingsError(f"{path} holds a {type(key).__name__}, not an Ed25519 key")
-    return key
-
-
-def load_public_key(path: Path) -> Ed25519PublicKey:
-    """The Ed25519 public key in a PEM file. Raises SettingsError where there is none."""
-    try:
-        key = load_pem_public_key(path.read_bytes())
-    except OSError as error:
-        raise SettingsError(
-            f"cannot read {path}: {error.strerror}", hint="bulle up makes the keys"
-        ) from error
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise SettingsError(f"{path} does not hold a public key in PEM") from error
-    if not isinstance(key, Ed25519PublicKey):
         raise SettingsError(f"{path} holds a {type(key).__name__}, not an Ed25519 key")
     return key
 

@@ -8,8 +8,8 @@ import pytest
 from orchestrator.audit import AuditLog
 from orchestrator.config import Layout
 from orchestrator.errors import AuditError, SettingsError
-from orchestrator.governance import signing_keys
-from orchestrator.governance.signing_keys import create_signing_keys, load_private_key, load_public_key
+from orchestrator.governance import keys as signing_keys
+from orchestrator.governance.keys import create_signing_keys, load_private_key, load_public_key
 
 
 @pytest.fixture

@@ -1,0 +1,293 @@
+"""The store of governance: tables, and transactions that exclude each other.
+
+Portable between SQLite and PostgreSQL. A write is serialisable: on SQLite it takes the database's one write
+lock at its beginning, on PostgreSQL the server lets only one of two that contradict each other commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    DateTime,
+    Dialect,
+    Engine,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Text,
+    UniqueConstraint,
+    create_engine,
+    event,
+    insert,
+    select,
+    text,
+)
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
+from sqlalchemy.pool import StaticPool
+from sqlalchemy.types import TypeDecorator
+
+from orchestrator.errors import BulleError, ConflictError, SettingsError, UnavailableError
+from orchestrator.governance.states import (
+    MemberRole,
+    MembershipState,
+    PermitState,
+    PlatformRole,
+    ProjectState,
+)
+
+SCHEMA_VERSION = 1
+
+_WRITES = "bulle_writes"
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware moment, kept in UTC; a naive one is refused."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """To the database."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"a moment without a time zone: {value.isoformat()}")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """From the database: SQLite keeps no zone, so what it returns is UTC."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class _AsText(TypeDecorator[Any]):
+    """An enum kept as its value, so that a new state needs no change of the schema."""
+
+    impl = String(20)
+    cache_ok = True
+
+    def __init__(self, kind: type[Any]) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+        """To the database."""
+        return None if value is None else str(self.kind(value).value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Any:
+        """From the database."""
+        return None if value is None else self.kind(value)
+
+
+class Base(DeclarativeBase):
+    """Tables of governance."""
+
+
+class SchemaVersion(Base):
+    """The one row that says which schema the tables follow."""
+
+    __tablename__ = "schema_version"
+
+    version: Mapped[int] = mapped_column(Integer, primary_key=True)
+
+
+class PersonRow(Base):
+    """A person who logged in or was added."""
+
+    __tablename__ = "person"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    subject: Mapped[str] = mapped_column(String(255), unique=True)
+    display_name: Mapped[str] = mapped_column(String(200))
+    email: Mapped[str] = mapped_column(String(254))
+    disabled: Mapped[bool] = mapped_column(Boolean, default=False)
+
+    roles: Mapped[list[RoleRow]] = relationship(order_by="RoleRow.role", cascade="all, delete-orphan")
+
+
+class RoleRow(Base):
+    """A platform role of a person."""
+
+    __tablename__ = "platform_role"
+
+    person_id: Mapped[str] = mapped_column(ForeignKey("person.id"), primary_key=True)
+    role: Mapped[PlatformRole] = mapped_column(_AsText(PlatformRole), primary_key=True)
+
+
+class ProjectRow(Base):
+    """A project. Rows are never deleted, so a slug is never used again."""
+
+    __tablename__ = "project"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    slug: Mapped[str] = mapped_column(String(40), unique=True)
+    title: Mapped[str] = mapped_column(String(200))
+    purpose: Mapped[str] = mapped_column(Text)
+    state: Mapped[ProjectState] = mapped_column(_AsText(ProjectState))
+    starts: Mapped[datetime] = mapped_column(UtcDateTime)
+    ends: Mapped[datetime] = mapped_column(UtcDateTime)
+    created_by: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class MembershipRow(Base):
+    """A person's part in a project; one row for each pair."""
+
+    __tablename__ = "membership"
+    __table_args__ = (UniqueConstraint("project_id", "person_id"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("project.id"), index=True)
+    person_id: Mapped[str] = mapped_column(ForeignKey("person.id"), index=True)
+    role: Mapped[MemberRole] = mapped_column(_AsText(MemberRole))
+    state: Mapped[MembershipState] = mapped_column(_AsText(MembershipState))
+    ends: Mapped[datetime] = mapped_column(UtcDateTime)
+    requested_by: Mapped[str] = mapped_column(String(64))
+    approved_by: Mapped[str | None] = mapped_column(String(64))
+    changed_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class AppointmentRow(Base):
+    """Who ever made somebody the lead of a project; kept when the lead changes."""
+
+    __tablename__ = "appointment"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("project.id"), index=True)
+    lead: Mapped[str] = mapped_column(ForeignKey("person.id"))
+    appointed_by: Mapped[str] = mapped_column(String(64))
+    appointed_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class PermitRow(Base):
+    """One version of a project's permit; at most one is approved at a time."""
+
+    __tablename__ = "permit"
+    __table_args__ = (
+        UniqueConstraint("project_id", "version"),
+        Index(
+            "permit_one_approved",
+            "project_id",
+            unique=True,
+            sqlite_where=text("state = 'approved'"),
+            postgresql_where=text("state = 'approved'"),
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("project.id"), index=True)
+    version: Mapped[int] = mapped_column(Integer)
+    state: Mapped[PermitState] = mapped_column(_AsText(PermitState))
+    terms: Mapped[dict[str, Any]] = mapped_column(JSON)
+    drafted_by: Mapped[str] = mapped_column(String(64))
+    drafted_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    approved_by: Mapped[str | None] = mapped_column(String(64))
+    approved_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    ended_by: Mapped[str | None] = mapped_column(String(64))
+    ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class Store:
+    """An open store. Threads may share it."""
+
+    def __init__(self, url: str) -> None:
+        self._engine = _engine(url)
+
+    def prepare(self) -> None:
+        """Make the tables that are missing.
+
+        Raises:
+            SettingsError: the tables follow another version of the schema.
+            UnavailableError: the database does not answer.
+        """
+        with _typed_errors():
+            with self._writing().begin() as connection:
+                Base.metadata.create_all(connection)
+                versions = connection.scalars(select(SchemaVersion.version)).all()
+                if not versions:
+                    connection.execute(insert(SchemaVersion).values(version=SCHEMA_VERSION))
+            if versions and max(versions) != SCHEMA_VERSION:
+                told = f"schema {max(versions)}; this version needs {SCHEMA_VERSION}"
+                raise SettingsError(f"the governance store follows {told}")
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A transaction that changes nothing and sees one moment."""
+        with _typed_errors(), Session(self._engine) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """A serialisable transaction; the caller commits, and leaving without a commit rolls back.
+
+        Raises:
+            ConflictError: another transaction was first.
+            UnavailableError: the database does not answer.
+        """
+        with _typed_errors(), Session(self._writing(), expire_on_commit=False) as session:
+            yield session
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._engine.dispose()
+
+    def _writing(self) -> Engine:
+        return self._engine.execution_options(**{_WRITES: True})
+
+
+@contextmanager
+def _typed_errors() -> Iterator[None]:
+    try:
+        yield
+    except BulleError:
+        raise
+    except IntegrityError as error:
+        raise ConflictError("the same was done at the same time by somebody else") from error
+    except SQLAlchemyError as error:
+        if isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in ("40001", "40P01"):
+            raise ConflictError("something else was changed at the same time", hint="try again") from error
+        # Not the whole error: it quotes the statement and its values.
+        told = error.orig if isinstance(error, DBAPIError) else type(error).__name__
+        raise UnavailableError(f"the governance store does not answer: {told}") from error
+
+
+def _engine(url: str) -> Engine:
+    try:
+        if url.startswith("sqlite"):
+            return _sqlite_engine(url)
+        return create_engine(url, isolation_level="SERIALIZABLE", pool_pre_ping=True)
+    except (SQLAlchemyError, ImportError) as error:
+        raise SettingsError(f"database: not a usable SQLAlchemy URL ({type(error).__name__})") from error
+
+
+def _sqlite_engine(url: str) -> Engine:
+    in_memory = url in ("sqlite://", "sqlite:///:memory:")
+    options: dict[str, Any] = {"connect_args": {"timeout": 15, "check_same_thread": False}}
+    if in_memory:
+        options["poolclass"] = StaticPool
+    engine = create_engine(url, **options)
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: Any, record: Any) -> None:
+        # The driver would begin transactions by itself, and only before a write: too late to exclude another.
+        connection.isolation_level = None
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA synchronous = FULL")
+        if not in_memory:
+            connection.execute("PRAGMA journal_mode = WAL")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Any) -> None:
+        writes = connection.get_execution_options().get(_WRITES, False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
