@@ -169,7 +169,7 @@ def workspace_specs(
     display = ContainerSpec(
         part=PartName.DISPLAY,
         image=images.gateway,
-        command=("/usr/lib/bulle/display",),
+        command=("/usr/lib/bulle/display", *(("--paste-in",) if settings.workspace.paste_in else ())),
         uid=Uid.DISPLAY,
         groups=(Gid.RFB,),
         # Any X client can order Xvnc to connect out (vncconfig -connect): there is no network to do it on.

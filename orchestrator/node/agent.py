@@ -1,0 +1,241 @@
+"""The node agent, composed: clean up, serve the door and CSI, watch, and leave nothing behind.
+
+The one process with root. It has no network; it answers on two unix sockets and asks the engine and the
+authority on two others.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import os
+import resource
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+import uvicorn
+
+from orchestrator.config import Layout, Settings, Uid
+from orchestrator.errors import BulleError, NodeError, SettingsError
+from orchestrator.governance.client import AuthorityClient
+from orchestrator.governance.grants import issuer_of
+from orchestrator.governance.keys import GRANT_PUBLIC, load_public_key
+from orchestrator.keys import KeyRing, open_custodian
+from orchestrator.node import mounts
+from orchestrator.node.catalogue_views import CatalogueViews
+from orchestrator.node.csi import csi_server
+from orchestrator.node.door import door_app
+from orchestrator.node.folders import Folders
+from orchestrator.node.grants import GrantDesk
+from orchestrator.node.journal import Journal
+from orchestrator.node.ports import Authority, Keys, ViewBuilder
+from orchestrator.node.sessions import Sessions
+from orchestrator.node.views import Views
+from orchestrator.node.volumes import Volumes
+from orchestrator.node.watch import Watch
+from orchestrator.workspaces import seccomp
+from orchestrator.workspaces.docker import DockerRuntime
+from orchestrator.workspaces.runtime import Runtime
+from orchestrator.workspaces.spec import Images
+
+_log = logging.getLogger(__name__)
+
+_AUTHORITY_SECONDS = 3.0
+_PR_SET_DUMPABLE = 4
+SOCKETS: tuple[Literal["door", "csi"], ...] = ("door", "csi")
+
+
+@dataclass
+class Parts:
+    """What the agent works with; each can be replaced in a test."""
+
+    runtime: Runtime
+    authority: Authority
+    keys: Keys
+    builder: ViewBuilder
+    seccomp: str | None
+
+
+def real_parts(settings: Settings) -> Parts:
+    """The engine, the authority and the key ring of a deployment, open and warm."""
+    layout = settings.layout
+    keys = KeyRing(layout.keyring, open_custodian(settings, layout))
+    return Parts(
+        runtime=DockerRuntime(settings.deployment),
+        authority=AuthorityClient(layout.socket("node"), timeout=_AUTHORITY_SECONDS),
+        keys=keys,
+        builder=CatalogueViews(layout.datasets, keys, settings.workspace.pseudonyms),
+        seccomp=seccomp.load(),
+    )
+
+
+def read_images(layout: Layout) -> Images:
+    """The images that workspaces run, by content id, as the administrator's machine recorded them.
+
+    Raises:
+        SettingsError: the record is missing or lacks one.
+    """
+    try:
+        ids = json.loads(layout.images.read_text(encoding="utf-8"))
+        return Images(gateway=ids["gateway"], sandbox=ids["sandbox"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SettingsError(
+            f"{layout.images} does not name the images: {error}", hint="build the images"
+        ) from error
+
+
+def clean(layout: Layout, runtime: Runtime) -> tuple[int, int]:
+    """Remove every workspace container and every mount of the deployment; how many of each there were.
+
+    So an agent that was killed, at whatever point, leaves nothing running, mounted or in clear once it is
+    back.
+
+    Raises:
+        NodeError: something stays; the agent must not serve then.
+    """
+    found = runtime.list()
+    for each in found:
+        runtime.remove(each.id)
+    layout.mounts.mkdir(mode=0o711, parents=True, exist_ok=True)
+    gone = mounts.unmount_below(layout.mounts)
+    for name in ("ws", "views", "plain", "cipher"):
+        _remove_empty(layout.mounts / name)
+        (layout.mounts / name).mkdir(mode=0o711)
+    for unfinished in layout.folders.glob("*/disk.new"):
+        unfinished.unlink()
+    return len(found), gone
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove a tree of empty folders. A file in one would be plaintext under a mount that is gone: that is
+    said."""
+    if not folder.exists():
+        return
+    for here, folders, files in os.walk(folder, topdown=False):
+        if files:
+            raise NodeError(f"{here} holds files that no mount of this agent explains: {files[0]}")
+        for each in folders:
+            path = Path(here) / each
+            if path.is_symlink():
+                raise NodeError(f"{path} is a symbolic link, which this agent never makes")
+            path.rmdir()
+    folder.rmdir()
+
+
+def harden() -> None:
+    """No core dump of this process or its children, and no other process that reads its memory: it holds
+    keys."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    os.umask(0o022)
+
+
+def door_socket(path: Path) -> socket.socket:
+    """The door, listening: root and the hub's group may open it, nobody else."""
+    path.unlink(missing_ok=True)
+    door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o777)
+    try:
+        door.bind(str(path))
+    finally:
+        os.umask(before)
+    os.chown(path, 0, Uid.HUB)
+    path.chmod(0o660)
+    door.listen(64)
+    return door
+
+
+def serve(settings: Settings, parts: Callable[[Settings], Parts] = real_parts) -> None:
+    """Run the node agent until SIGTERM or SIGINT; then end every session and unmount everything.
+
+    Raises:
+        BulleError: it cannot begin: a part is missing, what an earlier one left cannot be removed, or the
+        start
+            cannot be audited.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    harden()
+    layout = settings.layout
+    with_parts = parts(settings)
+    journal = Journal(with_parts.authority)
+    containers, mounted = clean(layout, with_parts.runtime)
+    journal.done("node.start", containers=containers, mounts=mounted)
+
+    def now() -> datetime:
+        return datetime.now(UTC)
+
+    desk = GrantDesk(load_public_key(layout.public / GRANT_PUBLIC), issuer_of(settings.deployment), now)
+    volumes = Volumes(
+        allowed=layout.mounts / "ws",
+        limits=settings.workspace.limits,
+        views=Views(layout.mounts, with_parts.builder),
+        folders=Folders(layout, with_parts.keys),
+        builder=with_parts.builder,
+        journal=journal,
+    )
+    sessions = Sessions(
+        settings,
+        images=lambda: read_images(layout),
+        runtime=with_parts.runtime,
+        volumes=volumes,
+        desk=desk,
+        journal=journal,
+        seccomp=with_parts.seccomp,
+        clock=now,
+    )
+    watch = Watch(
+        sessions=sessions,
+        volumes=volumes,
+        runtime=with_parts.runtime,
+        authority=with_parts.authority,
+        journal=journal,
+        clock=now,
+        seconds=settings.reconcile_seconds,
+    )
+    csi = csi_server(volumes, desk, layout.socket("csi"), _version())
+    csi.start()
+    layout.socket("csi").chmod(0o600)
+    door = door_socket(layout.socket("door"))
+    watch.start()
+    server = uvicorn.Server(
+        uvicorn.Config(
+            door_app(sessions),
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=1,
+            h11_max_incomplete_event_size=1 << 16,
+        )
+    )
+    # uvicorn ends its loop on these signals and then raises them again: what follows must still be done.
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, lambda *_: None)
+    try:
+        server.run(sockets=[door])
+    finally:
+        csi.stop(grace=0)
+        watch.stop()
+        sessions.close("the node agent stops")
+        for publication in volumes.published():
+            volumes.unpublish(str(publication.target))
+        clean(layout, with_parts.runtime)
+        for name in SOCKETS:
+            layout.socket(name).unlink(missing_ok=True)
+        with suppress(BulleError):
+            journal.done("node.stop")
+
+
+def _version() -> str:
+    try:
+        return version("bulle")
+    except PackageNotFoundError:
+        return "0"

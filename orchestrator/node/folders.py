@@ -1,0 +1,158 @@
+"""Homes and project folders: encrypted on the disk, with a hard limit of size, plaintext only behind a mount.
+
+A folder is one sparse file, ``folders/<hash of its key id>/disk.img``: an ext4 file system as large as the
+limit, in it a gocryptfs folder. So a researcher who fills it fills nothing else, and the host sees neither
+names nor sizes of files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.config import Layout, Uid
+from orchestrator.errors import CustodyError, NodeError
+from orchestrator.node import mounts
+from orchestrator.node.ports import Keys
+from orchestrator.node.shared import Shared
+
+_MB = 1 << 20
+
+
+@dataclass(frozen=True)
+class OpenFolder:
+    """A folder whose plaintext shows at ``plain``."""
+
+    key_id: str
+    plain: Path
+    cipher: Path
+    mount: mounts.CipherMount
+
+
+def home_key(project_id: str, person: str) -> str:
+    """Key id of a person's home in a project."""
+    return f"home/{project_id}/{person}"
+
+
+def project_key(project_id: str) -> str:
+    """Key id of a project's folder."""
+    return f"project/{project_id}/folder"
+
+
+class Folders:
+    """The encrypted folders of a deployment."""
+
+    def __init__(self, layout: Layout, keys: Keys) -> None:
+        self._disks = layout.folders
+        self._mounts = layout.mounts
+        self._keys = keys
+        self._open: Shared[OpenFolder] = Shared()
+
+    def open(self, key_id: str, limit_mb: int) -> Path:
+        """The plaintext of a folder, made on first use; mounted once, however many sessions use it.
+
+        Raises:
+            CustodyError: its key is missing though the folder is there, or is not released.
+            NodeError: it cannot be made or mounted; nothing stays mounted.
+        """
+        return self._open.acquire(key_id, lambda: self._mount(key_id, limit_mb)).plain
+
+    def close(self, key_id: str) -> None:
+        """Give a folder back; the last user's call unmounts it."""
+        self._open.release(key_id, self._unmount)
+
+    def _mount(self, key_id: str, limit_mb: int) -> OpenFolder:
+        name = hashlib.sha256(key_id.encode()).hexdigest()
+        disk, cipher, plain = (
+            self._disks / name,
+            self._mounts / "cipher" / name,
+            self._mounts / "plain" / name,
+        )
+        image = disk / "disk.img"
+        if image.exists() and not self._keys.exists(key_id):
+            # A new key would make a folder that looks empty, over one that nobody can read again.
+            raise CustodyError(
+                f"the key '{key_id}' is missing, and its folder is there", hint="restore the key ring"
+            )
+        key = self._keys.get_or_create(key_id)
+        for folder in (disk, cipher, plain):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            if not image.exists():
+                self._create(image, cipher, limit_mb, key)
+            elif image.stat().st_size < limit_mb * _MB:
+                _grow(image, limit_mb)
+            mounts.image_mount(image, cipher)
+            plain.chmod(0o755)
+            mount = mounts.CipherMount(cipher / "files", plain, key)
+            top = plain.stat()
+            if (top.st_uid, top.st_mode & 0o7777) != (Uid.SANDBOX, 0o700):
+                os.chown(plain, Uid.SANDBOX, Uid.SANDBOX)
+                plain.chmod(0o700)
+        except BaseException:
+            self._clear(plain, cipher)
+            raise
+        return OpenFolder(key_id, plain, cipher, mount)
+
+    @staticmethod
+    def _create(image: Path, cipher: Path, limit_mb: int, key: bytes) -> None:
+        """Make the disk of a folder; its final name appears when it is whole."""
+        fresh = image.with_name("disk.new")
+        fresh.unlink(missing_ok=True)
+        try:
+            with fresh.open("xb") as file:
+                os.fchmod(file.fileno(), 0o600)
+                file.truncate(limit_mb * _MB)
+            _tool(
+                "mkfs.ext4",
+                "-q",
+                "-F",
+                "-m",
+                "0",
+                "-O",
+                "^resize_inode",
+                "-E",
+                "lazy_itable_init=1,nodiscard",
+                str(fresh),
+            )
+            mounts.image_mount(fresh, cipher)
+            shutil.rmtree(cipher / "lost+found")
+            (cipher / "files").mkdir(mode=0o700)
+            mounts.cipher_init(cipher / "files", key)
+            mounts.unmount(cipher)
+            fresh.rename(image)
+        except OSError as error:
+            raise NodeError(f"a folder's disk could not be made: {error.strerror}") from error
+        finally:
+            mounts.unmount(cipher)
+            fresh.unlink(missing_ok=True)
+
+    @staticmethod
+    def _clear(plain: Path, cipher: Path) -> None:
+        for folder in (plain, cipher):
+            mounts.unmount(folder)
+            folder.rmdir()
+
+    def _unmount(self, opened: OpenFolder) -> None:
+        opened.mount.close()
+        self._clear(opened.plain, opened.cipher)
+
+
+def _grow(image: Path, limit_mb: int) -> None:
+    """Enlarge the disk of a folder after its limit was raised. Lowering a limit does not shrink what is
+    there."""
+    # Growing wants a checked file system; status 1 is "errors corrected".
+    _tool("e2fsck", "-f", "-p", str(image), good=(0, 1))
+    os.truncate(image, limit_mb * _MB)
+    _tool("resize2fs", str(image))
+
+
+def _tool(*command: str, good: tuple[int, ...] = (0,)) -> None:
+    done = subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL)
+    if done.returncode not in good:
+        said = (done.stderr or done.stdout).decode(errors="replace").strip()[-300:]
+        raise NodeError(f"{command[0]}: {said}")

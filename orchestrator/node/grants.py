@@ -1,0 +1,69 @@
+"""Which grants were used: each starts one session, and what is mounted for that session rides on the same
+grant."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from orchestrator.errors import GrantError
+from orchestrator.governance.grants import VerifiedGrant, verify_grant
+
+Clock = Callable[[], datetime]
+#: how long a used id is remembered after its grant expired, against clocks that are set back
+_KEEP = timedelta(minutes=10)
+
+
+class GrantDesk:
+    """Checks grants, and remembers in this process which ids were used.
+
+    A restart of the agent forgets them, and ends every session too; what a grant issued before could then
+    start is bounded by its 60 seconds and by the authority, which is asked about every session that runs.
+    """
+
+    def __init__(self, public_key: Ed25519PublicKey, issuer: str, clock: Clock) -> None:
+        self._key = public_key
+        self._issuer = issuer
+        self._clock = clock
+        self._used: dict[str, tuple[datetime, str]] = {}
+        self._started: set[str] = set()
+        self._guard = threading.Lock()
+
+    def check(self, token: str) -> VerifiedGrant:
+        """A grant whose signature, audience, times and bounds hold; raises GrantError."""
+        return verify_grant(token, self._key, self._issuer, self._clock())
+
+    def use_for_start(self, token: str) -> VerifiedGrant:
+        """Check a grant and use it up.
+
+        Raises:
+            GrantError: it does not hold, or it (or another one for the same session) started a session
+            already.
+        """
+        verified = self.check(token)
+        with self._guard:
+            self._forget()
+            # A grant that somebody saw in passing must not start a second session.
+            if verified.jti in self._used or verified.grant.session in self._started:
+                raise GrantError("this grant was used before", hint="ask for a new one")
+            self._used[verified.jti] = (verified.expires, verified.grant.session)
+            self._started.add(verified.grant.session)
+        return verified
+
+    def use_for_volume(self, token: str) -> VerifiedGrant:
+        """Check a grant for one volume of its session (a kubelet asks for three with the same one)."""
+        verified = self.check(token)
+        with self._guard:
+            self._forget()
+            session = self._used.setdefault(verified.jti, (verified.expires, verified.grant.session))[1]
+        if session != verified.grant.session:
+            raise GrantError("this grant was used for another session")
+        return verified
+
+    def _forget(self) -> None:
+        limit = self._clock() - _KEEP
+        for jti in [jti for jti, (expires, _) in self._used.items() if expires < limit]:
+            self._started.discard(self._used.pop(jti)[1])

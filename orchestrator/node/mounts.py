@@ -1,0 +1,266 @@
+"""The kernel's mounts, thin: tmpfs that never swaps, binds, ext4 in a file, gocryptfs; all idempotent.
+
+The truth about what is mounted is ``/proc/self/mountinfo``, read anew each time; nothing is remembered here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import struct
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.errors import NodeError
+
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_NOATIME = 1, 2, 4, 8, 32, 4096, 1024
+MNT_DETACH = 2
+_LOOP_CTL_GET_FREE = 0x4C82
+_LOOP_CONFIGURE = 0x4C0A
+_LO_FLAGS_AUTOCLEAR = 4
+_LOOP_MAJOR = 7
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True)
+class MountPoint:
+    """One line of mountinfo."""
+
+    path: Path
+    kind: str
+    source: str
+    options: tuple[str, ...]
+
+
+def parse_mountinfo(text: str) -> list[MountPoint]:
+    """The mounts in ``text`` (proc(5), ``/proc/pid/mountinfo``), in the order in which they lie over one
+    another."""
+    found = []
+    for line in text.splitlines():
+        words = line.split(" ")
+        rest = words.index("-", 6)
+        options = (*words[5].split(","), *words[rest + 3].split(","))
+        found.append(MountPoint(Path(_plain(words[4])), words[rest + 1], _plain(words[rest + 2]), options))
+    return found
+
+
+def _plain(word: str) -> str:
+    """Undo the kernel's escapes (space, tab, newline and backslash as three octal digits)."""
+    parts = word.split("\\")
+    return parts[0] + "".join(chr(int(part[:3], 8)) + part[3:] for part in parts[1:])
+
+
+def mounts_below(folder: Path) -> list[MountPoint]:
+    """The mounts strictly below ``folder``, the one to unmount first in front."""
+    text = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
+    return [each for each in parse_mountinfo(text) if folder in each.path.parents][::-1]
+
+
+def is_mounted(path: Path) -> bool:
+    """Whether ``path`` itself is a mount point."""
+    return any(each.path == path for each in mounts_below(path.parent))
+
+
+def _mount(source: str, target: Path, kind: str, flags: int, data: str = "") -> None:
+    done = _libc.mount(
+        source.encode(), os.fsencode(target), kind.encode(), ctypes.c_ulong(flags), data.encode() or None
+    )
+    if done < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), str(target))
+
+
+def _told(what: str, error: OSError) -> NodeError:
+    return NodeError(f"{what}: {error.strerror or error}")
+
+
+def tmpfs(target: Path, size: str, *, mode: int = 0o755, executable: bool = False) -> None:
+    """A file system in RAM at ``target`` that is never swapped to a disk. ``size`` as tmpfs takes it:
+    ``64m``, ``50%``.
+
+    Kernels before 6.4 have no ``noswap``: there ramfs takes its place, which never swaps either and has no
+    limit of its own. Plaintext in swap would be plaintext on the host's disk.
+    """
+    flags = MS_NOSUID | MS_NODEV | (0 if executable else MS_NOEXEC)
+    try:
+        try:
+            _mount("bulle", target, "tmpfs", flags, f"noswap,size={size},mode={mode:o}")
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            _mount("bulle", target, "ramfs", flags, f"mode={mode:o}")
+    except OSError as error:
+        raise _told(f"no file system in RAM at {target}", error) from error
+
+
+def make_read_only(target: Path) -> None:
+    """Make the file system at ``target`` read-only, for every mount of it, the agent's own included.
+
+    A read-only *bind* would not do: a mount that later propagates into it stays writable.
+    """
+    flags = MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC
+    try:
+        kinds = [each.kind for each in mounts_below(target.parent) if each.path == target]
+        if not kinds:
+            raise OSError(errno.EINVAL, "not a mount point")
+        # tmpfs refuses a remount that seems to allow swap again.
+        _mount("bulle", target, kinds[0], flags, "noswap" if kinds[0] == "tmpfs" else "")
+    except OSError as error:
+        raise _told(f"{target} was not made read-only", error) from error
+
+
+def bind(source: Path, target: Path) -> None:
+    """Show ``source`` at ``target`` too; nothing happens where something is mounted there already."""
+    if is_mounted(target):
+        return
+    try:
+        _mount(str(source), target, "", MS_BIND)
+    except OSError as error:
+        raise _told(f"{source} was not bound to {target}", error) from error
+
+
+def unmount(target: Path) -> None:
+    """Take away whatever is mounted at ``target``, also what lies below another mount. Always succeeds or
+    raises.
+
+    What is still in use is detached at once from the tree and goes with its last user; by then its containers
+    are dead.
+    """
+    while is_mounted(target):
+        if _libc.umount2(os.fsencode(target), 0) < 0:
+            code = ctypes.get_errno()
+            if code == errno.EINVAL:
+                return  # gone meanwhile
+            if _libc.umount2(os.fsencode(target), MNT_DETACH) < 0:
+                raise _told(
+                    f"{target} was not unmounted",
+                    OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno())),
+                )
+
+
+def unmount_below(folder: Path) -> int:
+    """Take away every mount strictly below ``folder``; how many there were."""
+    found = mounts_below(folder)
+    for each in found:
+        unmount(each.path)
+    return len(found)
+
+
+# -- ext4 in a file
+# ----------------------------------------------------------------------------------------------------
+def image_mount(image: Path, target: Path) -> None:
+    """Mount the ext4 file system in the file ``image``; its loop device goes with the last mount of it."""
+    try:
+        device = _attach(image)
+        try:
+            _mount(device[1], target, "ext4", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_NOATIME, "discard")
+        finally:
+            os.close(device[0])
+    except OSError as error:
+        raise _told(f"{image} was not mounted", error) from error
+
+
+def _attach(image: Path) -> tuple[int, str]:
+    """A loop device over ``image``, open: it clears itself once neither open nor mounted (loop(4))."""
+    file = os.open(image, os.O_RDWR | os.O_CLOEXEC)
+    control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        for _ in range(64):
+            number = fcntl.ioctl(control, _LOOP_CTL_GET_FREE)
+            path = f"/dev/loop{number}"
+            if not Path(path).exists():
+                # A container's /dev does not grow with the machine's.
+                os.mknod(path, 0o600 | 0o060000, os.makedev(_LOOP_MAJOR, number))
+            loop = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                # struct loop_config: fd, block size, loop_info64 (flags at byte 52 of its 232), 8 reserved
+                # words
+                info = bytearray(232)
+                struct.pack_into("I", info, 52, _LO_FLAGS_AUTOCLEAR)
+                fcntl.ioctl(loop, _LOOP_CONFIGURE, struct.pack("II", file, 0) + bytes(info) + bytes(64))
+            except OSError as error:
+                os.close(loop)
+                if error.errno != errno.EBUSY:  # somebody else took it first
+                    raise
+                continue
+            return loop, path
+    finally:
+        os.close(file)
+        os.close(control)
+    raise OSError(errno.EBUSY, "no free loop device")
+
+
+# -- gocryptfs
+# ---------------------------------------------------------------------------------------------------------
+def _passphrase(key: bytes) -> bytes:
+    return key.hex().encode() + b"\n"
+
+
+def cipher_init(folder: Path, key: bytes) -> None:
+    """Make ``folder`` (empty) an encrypted one under ``key``, which is 256 random bits: so the cheapest
+    scrypt will do."""
+    # The key goes through a pipe: arguments and environments can be read by others (CVE-2020-26261).
+    done = subprocess.run(
+        ["gocryptfs", "-init", "-q", "-nosyslog", "-scryptn", "10", "--", str(folder)],
+        input=_passphrase(key),
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode:
+        raise NodeError(f"gocryptfs -init: {done.stderr.decode(errors='replace').strip()[-300:]}")
+
+
+class CipherMount:
+    """A running gocryptfs: plaintext of ``folder`` at ``target``, from memory only."""
+
+    def __init__(self, folder: Path, target: Path, key: bytes, *, seconds: float = 10) -> None:
+        self.target = target
+        options = ["-q", "-fg", "-nosyslog", "-allow_other", "-nosuid", "-nodev", "-fsname", "bulle"]
+        with tempfile.TemporaryFile() as errors:
+            self._process = subprocess.Popen(
+                ["gocryptfs", *options, "--", str(folder), str(target)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                start_new_session=True,
+            )
+            try:
+                assert self._process.stdin is not None  # noqa: S101 - for the type checker: asked for above
+                self._process.stdin.write(_passphrase(key))
+                self._process.stdin.close()
+                self._wait(target, seconds)
+            except (OSError, NodeError) as error:
+                self.close()
+                errors.seek(0)
+                said = errors.read()[-300:].decode(errors="replace").strip()
+                raise NodeError(f"gocryptfs did not mount {target}: {said or error}") from error
+
+    def _wait(self, target: Path, seconds: float) -> None:
+        outside = target.parent.stat().st_dev
+        until = time.monotonic() + seconds
+        while target.stat().st_dev == outside:
+            if self._process.poll() is not None:
+                raise NodeError(f"it ended with status {self._process.returncode}")
+            if time.monotonic() > until:
+                raise NodeError(f"no mount after {seconds} s")
+            time.sleep(0.002)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still serves."""
+        return self._process.poll() is None
+
+    def close(self) -> None:
+        """Unmount and end it: what was written is on its way to the disk, encrypted, before this returns."""
+        unmount(self.target)
+        try:
+            self._process.wait(timeout=3)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()

@@ -1,0 +1,63 @@
+"""Views: one for each project and permit version on this machine, shared by its sessions, in RAM,
+read-only."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from orchestrator.errors import NodeError
+from orchestrator.node import mounts
+from orchestrator.node.ports import Progress, ViewBuilder
+from orchestrator.node.shared import Shared
+from orchestrator.terms import Grant
+
+
+def view_key(grant: Grant) -> str:
+    """Under which a view is shared: the same project, and the same terms to the letter."""
+    terms = hashlib.sha256(grant.permit.model_dump_json().encode()).hexdigest()
+    return f"{grant.project_id}-{grant.permit.version}-{terms[:16]}"
+
+
+class Views:
+    """The views that are in use."""
+
+    def __init__(self, mounts_folder: Path, builder: ViewBuilder, *, size: str = "50%") -> None:
+        self._folder = mounts_folder / "views"
+        self._builder = builder
+        self._size = size
+        self._open: Shared[Path] = Shared()
+
+    def open(self, grant: Grant, progress: Progress) -> Path:
+        """A finished view, read-only; built if no session uses it yet. A view that fails leaves nothing.
+
+        Raises:
+            BulleError: what the builder raised, or NodeError when there is no RAM for it.
+        """
+        return self._open.acquire(view_key(grant), lambda: self._build(grant, progress))
+
+    def close(self, grant: Grant) -> None:
+        """Give a view back; with its last session it is gone."""
+        self._open.release(view_key(grant), _remove)
+
+    def _build(self, grant: Grant, progress: Progress) -> Path:
+        target = self._folder / view_key(grant)
+        target.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            mounts.tmpfs(target, self._size, mode=0o755)
+            self._builder.build(grant, target, progress)
+            mounts.make_read_only(target)
+        except OSError as error:
+            _remove(target)
+            raise NodeError(
+                f"the view could not be built: {error.strerror or error}", hint="is there RAM left?"
+            ) from error
+        except BaseException:
+            _remove(target)
+            raise
+        return target
+
+
+def _remove(target: Path) -> None:
+    mounts.unmount(target)
+    target.rmdir()

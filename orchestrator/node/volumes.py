@@ -1,0 +1,177 @@
+"""Volumes of sessions: a view, a home or a project folder, shown at a target below the deployment's mount
+folder.
+
+The one implementation behind both callers: the door of a single machine and, through CSI, a kubelet.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from orchestrator.config import Limits
+from orchestrator.errors import ConflictError, InputError, NodeError
+from orchestrator.node import mounts
+from orchestrator.node.folders import Folders, home_key, project_key
+from orchestrator.node.journal import Journal
+from orchestrator.node.ports import Progress, ViewBuilder
+from orchestrator.node.views import Views
+from orchestrator.terms import Grant, Outcome
+
+
+class Kind(StrEnum):
+    """What a volume holds."""
+
+    VIEW = "view"
+    HOME = "home"
+    PROJECT = "project"
+
+
+@dataclass(frozen=True)
+class Publication:
+    """A volume that shows at its target."""
+
+    kind: Kind
+    grant: Grant
+    target: Path
+
+
+def checked_target(text: str, allowed: Path) -> Path:
+    """``text`` as a path strictly below ``allowed``, with nothing in it that leads elsewhere.
+
+    Stops a caller who would have the agent (root) mount over ``/etc``, or through a symbolic link.
+
+    Raises:
+        InputError: it is not absolute, not normal, not below ``allowed``, or a part of it is a symbolic link.
+    """
+    target = Path(text)
+    if not target.is_absolute() or text != os.path.normpath(text) or "\0" in text:
+        raise InputError(f"target {text!r} is not a normal absolute path")
+    if allowed not in target.parents:
+        raise InputError(f"target {text!r} is not below {allowed}")
+    for part in (target, *target.parents):
+        if part == allowed:
+            break
+        if part.is_symlink():
+            raise InputError(f"target {text!r}: {part} is a symbolic link")
+    if target.parent.resolve() != target.parent:
+        raise InputError(f"target {text!r} leads to {target.parent.resolve()}")
+    return target
+
+
+def _nothing(done: int, total: int) -> None:
+    del done, total
+
+
+class Volumes:
+    """Publishes and unpublishes; both may be repeated."""
+
+    def __init__(
+        self,
+        *,
+        allowed: Path,
+        limits: Limits,
+        views: Views,
+        folders: Folders,
+        builder: ViewBuilder,
+        journal: Journal,
+    ) -> None:
+        self._allowed = allowed
+        self._limits = limits
+        self._views = views
+        self._folders = folders
+        self._builder = builder
+        self._journal = journal
+        self._guard = threading.Lock()
+        self._pending: set[Path] = set()
+        self._published: dict[Path, Publication] = {}
+
+    def publish(self, kind: Kind, grant: Grant, target_text: str, progress: Progress = _nothing) -> None:
+        """Show a volume of ``grant``'s session at a target, which is made if it is not there.
+
+        Raises:
+            InputError: the target is not one that the agent may mount on.
+            ConflictError: something else shows there or is under way, or this volume shows elsewhere.
+            BulleError: it could not be audited, released, built or mounted; nothing of it stays.
+        """
+        target = checked_target(target_text, self._allowed)
+        wanted = Publication(kind, grant, target)
+        with self._guard:
+            if target in self._pending:
+                raise ConflictError(f"a call for {target} is under way")
+            there = self._published.get(target)
+            if there is not None and (there.kind, there.grant.session) == (kind, grant.session):
+                return
+            if there is not None or mounts.is_mounted(target):
+                raise ConflictError(f"something else shows at {target}")
+            if any(
+                (each.kind, each.grant.session) == (kind, grant.session) for each in self._published.values()
+            ):
+                raise ConflictError(f"the {kind} of session {grant.session} shows elsewhere already")
+            self._pending.add(target)
+        try:
+            source = self._open(kind, grant, progress)
+            try:
+                target.mkdir(mode=0o755, exist_ok=True)
+                self._journal.before("volume.mount", grant, volume=kind.value)
+                mounts.bind(source, target)
+            except BaseException:
+                mounts.unmount(target)
+                self._close(kind, grant)
+                raise
+            with self._guard:
+                self._published[target] = wanted
+        finally:
+            with self._guard:
+                self._pending.discard(target)
+
+    def unpublish(self, target_text: str) -> None:
+        """Take a volume away; one that does not show is no error.
+
+        Raises:
+            InputError: the target is not one that the agent may mount on.
+            ConflictError: a call for it is under way.
+        """
+        target = checked_target(target_text, self._allowed)
+        with self._guard:
+            if target in self._pending:
+                raise ConflictError(f"a call for {target} is under way")
+            there = self._published.pop(target, None)
+        # Views, plaintext and ciphertext have their own users: only what this object put there is its to take
+        # away.
+        if there is None:
+            return
+        try:
+            mounts.unmount(target)
+        finally:
+            self._close(there.kind, there.grant)
+            self._journal.after("volume.unmount", Outcome.DONE, there.grant, volume=there.kind.value)
+
+    def published(self) -> list[Publication]:
+        """What shows now."""
+        with self._guard:
+            return list(self._published.values())
+
+    def _open(self, kind: Kind, grant: Grant, progress: Progress) -> Path:
+        if kind is Kind.VIEW:
+            self._journal.before("key.release", grant, keys=self._builder.required_keys(grant))
+            return self._views.open(grant, progress)
+        key_id, limit = self._folder(kind, grant)
+        self._journal.before("key.release", grant, keys=[key_id])
+        return self._folders.open(key_id, limit)
+
+    def _close(self, kind: Kind, grant: Grant) -> None:
+        if kind is Kind.VIEW:
+            self._views.close(grant)
+        else:
+            self._folders.close(self._folder(kind, grant)[0])
+
+    def _folder(self, kind: Kind, grant: Grant) -> tuple[str, int]:
+        if kind is Kind.HOME:
+            return home_key(grant.project_id, grant.person), self._limits.home_mb
+        if kind is Kind.PROJECT:
+            return project_key(grant.project_id), self._limits.project_mb
+        raise NodeError(f"{kind} is no folder")
