@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Annotated
 
-from orchestrator.governance.states import MemberRole, MembershipState, PlatformRole, ProjectState
-from orchestrator.terms import SessionId, Value
+from pydantic import Field
+
+from orchestrator.governance.states import (
+    MemberRole,
+    MembershipState,
+    PermitState,
+    PlatformRole,
+    ProjectState,
+)
+from orchestrator.terms import PermitTerms, SessionId, Value
 
 Text = str | dict[str, str]
 """A text, or one in several languages by code (``{"en": …, "fr": …}``)."""
@@ -97,13 +106,50 @@ class Recorded(Value):
 class Person(Value):
     """What a login tells about a person (``PUT /v1/persons/{person}``)."""
 
-    subject: str
-    display_name: str
-    email: str = ""
+    subject: Annotated[str, Field(max_length=255)]
+    display_name: Annotated[str, Field(max_length=200)]
+    email: Annotated[str, Field(max_length=254)] = ""
 
 
 class GrantRequest(Value):
     """Who wants to open a workspace in which project (``POST /v1/grants``)."""
 
+    person: Annotated[str, Field(max_length=64)]
+    project: Annotated[str, Field(max_length=64)]
+
+
+class ProjectRecord(Value):
+    """A project as governance keeps it."""
+
+    id: str
+    slug: str
+    title: str
+    purpose: str
+    state: ProjectState
+    starts: datetime
+    ends: datetime
+    created_by: str
+
+
+class MemberRecord(Value):
+    """A membership as governance keeps it."""
+
     person: str
-    project: str
+    display_name: str
+    role: MemberRole
+    state: MembershipState
+    ends: datetime
+    requested_by: str
+    approved_by: str | None
+
+
+class PermitRecord(Value):
+    """A permit version as governance keeps it."""
+
+    version: int
+    state: PermitState
+    terms: PermitTerms
+    drafted_by: str
+    drafted_at: datetime
+    approved_by: str | None
+    approved_at: datetime | None

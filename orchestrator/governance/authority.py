@@ -1,0 +1,270 @@
+"""The authority service: governance, grants and the audit log behind three unix sockets, one for each client.
+
+Which socket a call comes through is who calls: each socket lies in a folder that only its client can enter.
+So there is one application for each, with that client's calls and no others (docs/architecture.md, Wire
+contracts).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from fastapi import FastAPI, Path, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import Field
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from orchestrator.config import FileCustodian, Settings
+from orchestrator.errors import BulleError, InputError, NotFoundError, RefusedError, to_wire
+from orchestrator.governance.cards import (
+    DeploymentCard,
+    GrantRequest,
+    IssuedGrant,
+    Person,
+    PersonCard,
+    ProjectCard,
+    Recorded,
+)
+from orchestrator.governance.grants import issuer_of, sign_grant
+from orchestrator.governance.keys import GRANT_KEY, load_private_key
+from orchestrator.governance.service import Governance
+from orchestrator.governance.serving import serve_on_sockets
+from orchestrator.terms import Event, Outcome, SessionClaim, SessionVerdict
+
+MAX_BODY = 512 * 1024
+MAX_CLAIMS = 2000
+
+PersonId = Annotated[str, Path(max_length=64)]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A client of the authority: the name it acts under, and the kinds of events that it may write."""
+
+    actor: str
+    kinds: frozenset[str] = frozenset()
+    families: tuple[str, ...] = ()
+
+    def may_write(self, kind: str) -> bool:
+        """Whether an event of this kind is this client's to tell."""
+        return kind in self.kinds or kind.startswith(self.families)
+
+
+HUB = Part(
+    "hub",
+    kinds=frozenset({"workspace.request", "workspace.refused", "workspace.abort", "workspace.stop"}),
+    families=("session.", "login."),
+)
+NODE = Part(
+    "node-agent",
+    families=("workspace.", "probe.", "key.", "view.", "mount.", "folder.", "node."),
+)
+PORTAL = Part("portal", families=("page.",))
+
+
+@dataclass(frozen=True)
+class Authority:
+    """What the three applications share."""
+
+    governance: Governance
+    grant_key: Ed25519PrivateKey
+    deployment: str
+    embedded_custodian: bool
+
+    def issue(self, wanted: GrantRequest) -> IssuedGrant:
+        """A signed grant, after every condition was checked anew and the issue is in the audit log."""
+        now = self.governance.now()
+        try:
+            grant = self.governance.may_open(wanted.person, wanted.project, now)
+        except RefusedError as error:
+            self.governance.audit.record(
+                Event(
+                    kind="grant.refused",
+                    actor="authority",
+                    outcome=Outcome.REFUSED,
+                    person=wanted.person,
+                    project=wanted.project,
+                    detail={"reason": error.message},
+                )
+            )
+            raise
+        # Before the signature exists: no grant is ever out of which the log does not know.
+        self.governance.audit.record(
+            Event(
+                kind="grant.issue",
+                actor="authority",
+                outcome=Outcome.DONE,
+                person=grant.person,
+                project=grant.project,
+                session=grant.session,
+                detail={"permit": grant.permit.version, "ends_at": grant.ends_at.isoformat()},
+            )
+        )
+        token = sign_grant(grant, self.grant_key, now, issuer_of(self.deployment))
+        return IssuedGrant(grant=token, session=grant.session, ends_at=grant.ends_at)
+
+    def write(self, part: Part, event: Event) -> Recorded:
+        """Write a client's event under the client's own name."""
+        # Stops: a hub or portal in an attacker's hands that writes history in the name of the node agent,
+        # of the authority or of a person. Shown by tests/unit/governance/test_authority.py.
+        if not part.may_write(event.kind):
+            raise RefusedError(f"refused by rule own-events: {part.actor} may not write '{event.kind}'")
+        actor = part.actor if event.actor in ("", part.actor) else f"{part.actor}:{event.actor}"
+        return Recorded(seq=self.governance.audit.record(event.model_copy(update={"actor": actor})))
+
+
+def authority_of(settings: Settings, governance: Governance, grant_key: Ed25519PrivateKey) -> Authority:
+    """The authority of a deployment."""
+    return Authority(
+        governance, grant_key, settings.deployment, isinstance(settings.custodian, FileCustodian)
+    )
+
+
+# The routes are plain functions: FastAPI runs them in its thread pool, so that the store and the log's
+# fsync do not hold up other calls.
+
+
+def hub_app(authority: Authority) -> FastAPI:
+    """What the hub may ask: tell of logins, have grants issued, write its events."""
+    app = _app()
+    _add_events(app, authority, HUB)
+
+    @app.put("/v1/persons/{person}")
+    def put_person(person: PersonId, told: Person) -> PersonCard:
+        return authority.governance.login(person, told)
+
+    @app.post("/v1/grants", status_code=201)
+    def post_grant(wanted: GrantRequest) -> IssuedGrant:
+        return authority.issue(wanted)
+
+    return app
+
+
+def portal_app(authority: Authority) -> FastAPI:
+    """What the portal may ask: read persons and their projects, write its events."""
+    app = _app()
+    _add_events(app, authority, PORTAL)
+
+    @app.get("/v1/persons/{person}")
+    def get_person(person: PersonId) -> PersonCard:
+        return authority.governance.person(person)
+
+    @app.get("/v1/persons/{person}/projects")
+    def get_projects(person: PersonId) -> list[ProjectCard]:
+        return authority.governance.projects_of(person)
+
+    @app.get("/v1/deployment")
+    def get_deployment() -> DeploymentCard:
+        return DeploymentCard(
+            deployment=authority.deployment, embedded_custodian=authority.embedded_custodian
+        )
+
+    return app
+
+
+def node_app(authority: Authority) -> FastAPI:
+    """What the node agent may ask: whether what runs is allowed, write its events."""
+    app = _app()
+    _add_events(app, authority, NODE)
+
+    @app.post("/v1/sessions/check")
+    def check(claims: Annotated[list[SessionClaim], Field(max_length=MAX_CLAIMS)]) -> list[SessionVerdict]:
+        return authority.governance.check_sessions(claims)
+
+    return app
+
+
+def _add_events(app: FastAPI, authority: Authority, part: Part) -> None:
+    @app.post("/v1/events", status_code=201)
+    def post_event(event: Event) -> Recorded:
+        return authority.write(part, event)
+
+
+def _app() -> FastAPI:
+    app = FastAPI(openapi_url=None)
+    app.add_middleware(BodyLimit, limit=MAX_BODY)
+    app.add_exception_handler(BulleError, _answer(lambda error: error))
+    app.add_exception_handler(RequestValidationError, _answer(_invalid))
+    app.add_exception_handler(HTTPException, _answer(_no_such_call))
+    app.add_exception_handler(Exception, _answer(lambda error: BulleError("the authority failed")))
+    return app
+
+
+def _answer(translate: Callable[[Exception], Exception]) -> Callable[[Request, Exception], JSONResponse]:
+    def handle(request: Request, error: Exception) -> JSONResponse:
+        told = translate(error)
+        assert isinstance(told, BulleError)  # noqa: S101 - every translation gives one
+        return JSONResponse(to_wire(told), status_code=told.http_status)
+
+    return handle
+
+
+def _invalid(error: Exception) -> BulleError:
+    # The places only: the values were not understood, and may be anything.
+    faults = error.errors() if isinstance(error, RequestValidationError) else []
+    places = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults[:5])
+    return InputError(f"the request is malformed: {places[:500]}")
+
+
+def _no_such_call(error: Exception) -> BulleError:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    return (
+        NotFoundError("there is no such call on this socket")
+        if status in (404, 405)
+        else InputError(f"the request is malformed (status {status})")
+    )
+
+
+class BodyLimit:
+    """Reads a request's body whole before the application sees it, and refuses one that is too large.
+
+    Stops: a client that fills the authority's memory. Shown by tests/unit/governance/test_authority.py.
+    """
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self.app, self.limit = app, limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One connection event, as ASGI has it."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        body, more = bytearray(), True
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":
+                return  # the client left
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > self.limit:
+                error = InputError(f"the request is larger than {self.limit} bytes")
+                await JSONResponse(to_wire(error), status_code=error.http_status)(scope, receive, send)
+                return
+        told = False
+
+        async def replay() -> Message:
+            nonlocal told
+            if told:
+                return await receive()
+            told = True
+            return {"type": "http.request", "body": bytes(body), "more_body": False}
+
+        await self.app(scope, replay, send)
+
+
+def serve(settings: Settings, governance: Governance) -> None:
+    """Run the three sockets until SIGTERM or SIGINT."""
+    layout = settings.layout
+    authority = authority_of(settings, governance, load_private_key(layout.authority / GRANT_KEY))
+    serve_on_sockets(
+        {
+            layout.socket("hub"): hub_app(authority),
+            layout.socket("portal"): portal_app(authority),
+            layout.socket("node"): node_app(authority),
+        }
+    )

@@ -1,0 +1,272 @@
+"""What every change of governance has in common: facts, the rules' verdict, the audit log before the
+commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from orchestrator.errors import BulleError, InputError, NotFoundError, RefusedError
+from orchestrator.governance.access import ACCESS_RULES, AccessRule
+from orchestrator.governance.identity import HUB, OPERATOR
+from orchestrator.governance.rules import TABLE, Action, Fact, Rule, judge
+from orchestrator.governance.states import (
+    MemberRole,
+    MembershipState,
+    PermitState,
+    PlatformRole,
+    ProjectState,
+)
+from orchestrator.governance.store import (
+    AppointmentRow,
+    MembershipRow,
+    PermitRow,
+    PersonRow,
+    ProjectRow,
+    Store,
+)
+from orchestrator.terms import Event, Outcome, TablePermit
+
+_ROLE_FACTS = {
+    PlatformRole.ADMINISTRATOR: Fact.ADMINISTRATOR,
+    PlatformRole.CUSTODIAN: Fact.CUSTODIAN,
+    PlatformRole.REVIEWER: Fact.REVIEWER,
+    PlatformRole.AUDITOR: Fact.AUDITOR,
+}
+
+
+class Recorder(Protocol):
+    """The audit log, as governance needs it."""
+
+    def record(self, event: Event) -> int:
+        """Write durably, or raise AuditError."""
+
+
+class ColumnInfo(Protocol):
+    """What a card shows of a column."""
+
+    @property
+    def name(self) -> str:
+        """Name in the view."""
+
+    @property
+    def role(self) -> Any:
+        """Role in the schema (text, or an enum of text)."""
+
+    @property
+    def type(self) -> Any:
+        """Type in the schema (text, or an enum of text)."""
+
+    @property
+    def description(self) -> Any:
+        """Text, or a mapping of language to text."""
+
+
+class TableInfo(Protocol):
+    """What a card shows of a table."""
+
+    @property
+    def title(self) -> Any:
+        """Text, or a mapping of language to text."""
+
+    @property
+    def columns(self) -> Sequence[ColumnInfo]:
+        """All columns of the table."""
+
+
+class Catalogue(Protocol):
+    """The datasets that are there."""
+
+    def check(self, tables: Sequence[TablePermit]) -> None:
+        """Raises InputError where a dataset, table, column, condition or transform does not exist or fit."""
+
+    def table(self, dataset: str, table: str) -> TableInfo:
+        """Raises NotFoundError where there is none."""
+
+
+@dataclass
+class Change:
+    """A change under way; what is set here is what the audit log says of it."""
+
+    by: str
+    action: Action
+    now: datetime
+    session: Session
+    person: str | None = None
+    project: str | None = None
+    detail: dict[str, Any] = field(default_factory=dict)
+
+    def event(self, outcome: Outcome, reason: str | None = None) -> Event:
+        """The audit event of this change."""
+        detail = self.detail if reason is None else {**self.detail, "reason": reason[:1000]}
+        return Event(
+            kind=str(self.action),
+            actor=self.by,
+            outcome=outcome,
+            person=self.person,
+            project=self.project,
+            detail=detail,
+        )
+
+
+class Desk:
+    """Base of the parts of :class:`orchestrator.governance.service.Governance`."""
+
+    def __init__(
+        self,
+        store: Store,
+        audit: Recorder,
+        clock: Callable[[], datetime],
+        catalogue: Catalogue,
+        *,
+        rules: Mapping[Action, Rule] = TABLE,
+        access_rules: Sequence[AccessRule] = ACCESS_RULES,
+    ) -> None:
+        self._store = store
+        self._audit = audit
+        self._clock = clock
+        self._catalogue = catalogue
+        self._rules = rules
+        self._access_rules = access_rules
+
+    @property
+    def audit(self) -> Recorder:
+        """The audit log that every change is written to."""
+        return self._audit
+
+    def now(self) -> datetime:
+        """The moment, by the clock that all rules are judged with."""
+        return self._clock()
+
+    @contextmanager
+    def _change(
+        self, by: str, action: Action, *, person: str | None = None, project: str | None = None, **detail: Any
+    ) -> Iterator[Change]:
+        """A transaction around one change.
+
+        The log says ``started`` before the commit, so no change is ever without its record: if it cannot be
+        written, nothing changes. Then it says ``done``, or ``failed`` if the store did not commit. A change
+        that a rule forbids is ``refused`` there. Shown by tests/unit/governance/test_audited.py.
+        """
+        started, change = False, None
+        try:
+            with self._store.write() as session:
+                change = Change(by, action, self._clock(), session, person, project, detail)
+                yield change
+                session.flush()
+                self._audit.record(change.event(Outcome.STARTED))
+                started = True
+                session.commit()
+        except RefusedError as error:
+            if change is not None:
+                self._audit.record(change.event(Outcome.REFUSED, error.message))
+            raise
+        except BulleError as error:
+            if change is not None and started:
+                self._audit.record(change.event(Outcome.FAILED, error.message))
+            raise
+        self._audit.record(change.event(Outcome.DONE))
+
+    def _judge(self, change: Change, project: ProjectRow | None = None, *extra: Fact) -> None:
+        """Raises RefusedError where the rules forbid the change to who makes it."""
+        facts = self._facts(change, project) | set(extra)
+        judge(change.action, facts, self._rules).raise_if_refused()
+
+    def _facts(self, change: Change, project: ProjectRow | None) -> set[Fact]:
+        by, session = change.by, change.session
+        if by == OPERATOR:
+            facts = {Fact.OPERATOR}
+        elif by == HUB:
+            facts = {Fact.HUB}
+        else:
+            actor = session.get(PersonRow, by)
+            if actor is None:
+                raise RefusedError(f"'{by}' is not a person known here")
+            facts = {_ROLE_FACTS[row.role] for row in actor.roles}
+            if actor.disabled:
+                facts.add(Fact.DISABLED)
+        if change.person is not None:
+            if change.person == by:
+                facts.add(Fact.SELF)
+            subject = session.get(PersonRow, change.person)
+            if subject is not None and subject.disabled:
+                facts.add(Fact.FOR_DISABLED)
+        if project is not None:
+            facts |= _facts_in_project(session, project, by, change.person, change.now)
+        return facts
+
+
+def _facts_in_project(
+    session: Session, project: ProjectRow, by: str, subject: str | None, now: datetime
+) -> set[Fact]:
+    facts: set[Fact] = set()
+    mine = membership_of(session, project, by)
+    if mine is not None and mine.state is not MembershipState.ENDED:
+        facts.add(Fact.INVOLVED)
+        if mine.state is MembershipState.ACTIVE and now < mine.ends:
+            facts.add(Fact.LEAD if mine.role is MemberRole.LEAD else Fact.MEMBER)
+    if subject is not None:
+        approved = select(PermitRow.id).where(
+            PermitRow.project_id == project.id, PermitRow.approved_by == subject
+        )
+        if session.scalars(approved.limit(1)).first() is not None:
+            facts.add(Fact.FOR_PERMIT_APPROVER)
+        appointed = select(AppointmentRow.id).where(
+            AppointmentRow.project_id == project.id, AppointmentRow.appointed_by == subject
+        )
+        if session.scalars(appointed.limit(1)).first() is not None:
+            facts.add(Fact.FOR_LEAD_APPOINTER)
+    return facts
+
+
+def person_named(session: Session, person: str) -> PersonRow:
+    """The person's row. Raises NotFoundError."""
+    row = session.get(PersonRow, person)
+    if row is None:
+        raise NotFoundError(f"there is no person '{person}'")
+    return row
+
+
+def project_named(session: Session, slug: str, *, open_only: bool = False) -> ProjectRow:
+    """The project's row. Raises NotFoundError, and with ``open_only`` RefusedError where it is closed."""
+    row = session.scalars(select(ProjectRow).where(ProjectRow.slug == slug)).first()
+    if row is None:
+        raise NotFoundError(f"there is no project '{slug}'")
+    if open_only and row.state is ProjectState.CLOSED:
+        raise RefusedError(f"project '{slug}' is closed", hint="begin a new project")
+    return row
+
+
+def membership_of(session: Session, project: ProjectRow, person: str) -> MembershipRow | None:
+    """The person's membership row in the project."""
+    wanted = select(MembershipRow).where(
+        MembershipRow.project_id == project.id, MembershipRow.person_id == person
+    )
+    return session.scalars(wanted).first()
+
+
+def approved_permit(session: Session, project_id: str) -> PermitRow | None:
+    """The one approved permit version of a project."""
+    wanted = select(PermitRow).where(
+        PermitRow.project_id == project_id, PermitRow.state == PermitState.APPROVED
+    )
+    return session.scalars(wanted).first()
+
+
+def checked_text(what: str, text: str, longest: int) -> str:
+    """``text`` without surrounding space. Raises InputError where it is empty, too long or has control
+    characters.
+    """
+    text = text.strip()
+    if not text or len(text) > longest:
+        raise InputError(f"{what} must have 1 to {longest} characters; got {len(text)}")
+    if any(ord(char) < 32 and char != "\n" for char in text):
+        raise InputError(f"{what} must not have control characters")
+    return text
