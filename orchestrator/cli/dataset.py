@@ -36,11 +36,23 @@ def _settings() -> Settings:
     return settings
 
 
-def _audit() -> _Audit:
-    from orchestrator.cli.context import open_audit  # noqa: PLC0415 - only where it is needed
+class _AuthoritysLog:
+    """The audit log; what is written belongs to the authority, so it is written as the authority's user."""
 
-    audit: _Audit = open_audit()
-    return audit
+    def __init__(self, settings: Settings) -> None:
+        from orchestrator.cli.context import open_audit  # noqa: PLC0415 - only where it is needed
+
+        self._log = open_audit(settings)
+
+    def record(self, event: Event) -> object:
+        from orchestrator.cli.context import as_authority  # noqa: PLC0415
+
+        with as_authority():
+            return self._log.record(event)
+
+
+def _audit(settings: Settings) -> _Audit:
+    return _AuthoritysLog(settings)
 
 
 def _ring(settings: Settings) -> KeyRing:
@@ -52,23 +64,19 @@ def ingest(
     name: Annotated[str, typer.Argument(help="Name of the dataset.")],
     file: Annotated[Path, typer.Argument(help="CSV or Parquet file.")],
     schema: Annotated[Path, typer.Option(help="Schema of the table, in YAML.")],
-    table: Annotated[
-        str | None, typer.Option(help="Name of the table; the default is the dataset's.")
-    ] = None,
+    table: Annotated[str | None, typer.Option(help="Name of the table; the default is the dataset's.")] = None,
     person: Person = None,
 ) -> None:
     """Check, pseudonymise and encrypt FILE as the next version of a table."""
     settings = _settings()
     described = load_schema(schema)
     ring = _ring(settings)
-    audit = _audit()
+    audit = _audit(settings)
     actor = person or getpass.getuser()
     detail = {"dataset": name, "table": table or name, "file": file.name}
 
     def before_keys(key_ids: tuple[str, ...]) -> None:
-        audit.record(
-            Event(kind="key.create", actor=actor, outcome=Outcome.STARTED, detail={"key_ids": list(key_ids)})
-        )
+        audit.record(Event(kind="key.create", actor=actor, outcome=Outcome.STARTED, detail={"key_ids": list(key_ids)}))
 
     audit.record(Event(kind="dataset.ingest", actor=actor, outcome=Outcome.STARTED, detail=detail))
     try:
@@ -123,7 +131,7 @@ def delete(
     if not yes:
         typer.confirm(f"Destroy dataset '{name}' with its keys, for good?", abort=True)
     actor = person or getpass.getuser()
-    audit = _audit()
+    audit = _audit(settings)
     event = Event(kind="dataset.delete", actor=actor, outcome=Outcome.STARTED, detail={"dataset": name})
     audit.record(event)
     try:
@@ -171,9 +179,7 @@ def _columns(info: TableInfo) -> Table:
 
 
 def _described(column: Column) -> str:
-    labels = {
-        code: label.en if isinstance(label, Translated) else label for code, label in column.codes.items()
-    }
+    labels = {code: label.en if isinstance(label, Translated) else label for code, label in column.codes.items()}
     codes = ", ".join(f"{code}: {label}" for code, label in labels.items())
     text = column.description.en if isinstance(column.description, Translated) else column.description
     return f"{text} ({codes})" if codes else text

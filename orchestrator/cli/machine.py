@@ -10,9 +10,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.cli import demo as demo_machine
 from orchestrator.cli.context import open_settings, settings_file
 from orchestrator.errors import SettingsError, UnavailableError, from_wire
-from orchestrator.machine import demo as demo_machine
 from orchestrator.machine import images as machine_images
 from orchestrator.machine.deployment import Deployment
 from orchestrator.machine.doctor import Level, examine
@@ -35,7 +35,9 @@ def _deployment() -> Deployment:
     try:
         recorded = json.loads(settings.layout.images.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise SettingsError(f"{settings.layout.images} is missing", hint="build the images: bulle images build") from error
+        raise SettingsError(
+            f"{settings.layout.images} is missing", hint="build the images: bulle images build"
+        ) from error
     return Deployment(settings, settings_file(), recorded)
 
 
@@ -92,7 +94,7 @@ def images_build(
 @demo_app.command("up")
 def demo_up(port: Annotated[int, typer.Option(help="Loopback port of the login page.")] = 8000) -> None:
     """Build, ingest, create two projects, start everything; print the address and the people."""
-    found = demo_machine.up(say, port=port)
+    found = demo_machine.up(say, demo_machine.Place(port=port))
     table = Table("person", "password", "what they are", title=f"Bulle answers at {found.url}", title_justify="left")
     for person in found.people:
         table.add_row(person.name, person.password, person.what)
@@ -116,7 +118,9 @@ def _ask(method: str, path: str) -> httpx.Response:
         with _door() as door:
             answer = door.request(method, path)
     except httpx.TransportError as error:
-        raise UnavailableError("the node agent does not answer", hint="is the deployment up? see: bulle status") from error
+        raise UnavailableError(
+            "the node agent does not answer", hint="is the deployment up? see: bulle status"
+        ) from error
     if answer.is_error:
         raise from_wire(**answer.json())
     return answer

@@ -11,7 +11,11 @@ from orchestrator.errors import SettingsError
 GOOD = {
     "deployment": "hospital",
     "state": "/srv/bulle",
-    "oidc": {"issuer": "https://login.example.org/", "client_id": "bulle", "client_secret_file": "/srv/secret"},
+    "oidc": {
+        "issuer": "https://login.example.org/",
+        "client_id": "bulle",
+        "client_secret_file": "/srv/secret",
+    },
 }
 
 

@@ -15,7 +15,9 @@ def settings() -> Settings:
         deployment="unit",
         state=STATE,
         oidc=Oidc(
-            issuer="https://login.example.org", client_id="bulle", client_secret_file=STATE / "secrets/hub/client-secret"
+            issuer="https://login.example.org",
+            client_id="bulle",
+            client_secret_file=STATE / "secrets/hub/client-secret",
         ),
     )
 

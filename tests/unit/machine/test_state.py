@@ -29,7 +29,11 @@ def test_prepare_makes_every_folder_with_its_owner_and_mode(settings: Settings) 
     state.prepare_state(settings)
     for folder in state.folders(settings.layout):
         found = folder.path.stat()
-        assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (folder.uid, folder.gid, folder.mode)
+        assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (
+            folder.uid,
+            folder.gid,
+            folder.mode,
+        )
     assert check_owners(settings).level is Level.FINE
 
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import yaml
 
 from orchestrator.addresses import addresses
+from orchestrator.cli.demo.content import create_content
 from orchestrator.config import Settings, Uid, load_settings
 from orchestrator.machine import images as machine_images
-from orchestrator.machine.demo.content import create_content
 from orchestrator.machine.deployment import Deployment
 from orchestrator.machine.state import SharedSecret, ensure_secret, prepare_state, write_secret
 
@@ -104,9 +104,7 @@ def _accounts(settings: Settings) -> tuple[Person, ...]:
     layout = settings.layout
     hub, provider = layout.secrets / "hub", layout.secrets / "demo-idp"
     ensure_secret(
-        SharedSecret(
-            "client-secret", ((hub / "client-secret", Uid.HUB), (provider / "client-secret", Uid.DEMO_IDP))
-        )
+        SharedSecret("client-secret", ((hub / "client-secret", Uid.HUB), (provider / "client-secret", Uid.DEMO_IDP)))
     )
     path = provider / "accounts.json"
     if not path.exists():
@@ -123,7 +121,11 @@ def _accounts(settings: Settings) -> tuple[Person, ...]:
 
 
 def up(
-    say: Say, place: Place | None = None, *, images: dict[str, str] | None = None, extra: dict[str, object] | None = None
+    say: Say,
+    place: Place | None = None,
+    *,
+    images: dict[str, str] | None = None,
+    extra: dict[str, object] | None = None,
 ) -> Running:
     """Build, ingest, decide and start; returns when the login page answers.
 

