@@ -100,7 +100,7 @@ def fetch_python(
     work = _fresh(target.with_name(target.name + ".part"))
     site = work / "site-packages"
     requirements = work / "requirements"
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input"]
+    pip = [sys.executable, "-m", "pip", "-qq", "--disable-pip-version-check", "--no-input"]
     # pip warns once per page of a local index; only its errors matter here
     env = {"PIP_CONSTRAINT": "", "PIP_ROOT_USER_ACTION": "ignore", "PIP_REQUIRE_VIRTUALENV": "0"}
     hint = (
@@ -108,7 +108,8 @@ def fetch_python(
         "and be named in 'source_only' of image.yaml"
     )
     into = ["--target", str(site), "--no-compile", "--no-deps", "--python-version", PYTHON]
-    into += ["--implementation", "cp", "--only-binary=:all:"]
+    # The lock is made for that Python; some versions of pip would compare with the one that runs them.
+    into += ["--implementation", "cp", "--only-binary=:all:", "--ignore-requires-python"]
     into += [word for platform in platforms(machine) for word in ("--platform", platform)]
     if wheels:
         requirements.write_text(wheels, encoding="utf-8")
