@@ -17,9 +17,8 @@ def main() -> None:
     results = {**workspace.measure(images, print), **data.measure()}
     RESULTS.write_text(json.dumps(results, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     for name, found in sorted(results.items()):
-        print(
-            f"{name:24} {found['ours']:>9} {found['unit']:<3} peer {found['peer']:>9} ({found['peer_name']}) ×{found['ratio']}"
-        )
+        pair = f"{found['ours']:>9} {found['unit']:<3} peer {found['peer']:>9} x{found['ratio']}"
+        print(f"{name:24} {pair} ({found['peer_name']})")
 
 
 if __name__ == "__main__":

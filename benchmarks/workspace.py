@@ -32,8 +32,7 @@ from tests.integration.people import chromium, log_in, person
 Result = dict[str, Any]
 STARTS = 10
 DRAWN_SHARE = 0.02
-PIXELS_IN_PAGE = (
-    """
+PIXELS_IN_PAGE = """
 () => {
   const canvas = document.querySelector('canvas');
   if (!canvas || document.documentElement.dataset.bulle !== 'pixels' || canvas.width < 64) return false;
@@ -45,11 +44,9 @@ PIXELS_IN_PAGE = (
     counts.set(key, (counts.get(key) || 0) + 1);
     total += 1;
   }
-  return total - Math.max(...counts.values()) > total * %s;
+  return total - Math.max(...counts.values()) > total * DRAWN_SHARE;
 }
-"""
-    % DRAWN_SHARE
-)
+""".replace("DRAWN_SHARE", str(DRAWN_SHARE))
 
 
 def _open(page: Page, project: str, url: str) -> float:
@@ -107,7 +104,7 @@ class RfbClient:
 
 
 def _bare_start(images: dict[str, str], folder: Path) -> tuple[float, list[str]]:
-    """Display and sandbox by bare ``docker run`` with the product's own options; seconds to first pixels, and their ids."""
+    """Display and sandbox by bare ``docker run``; seconds to first pixels, and their ids."""
     for name, uid, gid, mode in (
         ("x11", 1002, 1002, 0o755),
         ("rfb", 1002, 1003, 0o2750),

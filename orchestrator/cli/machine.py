@@ -1,4 +1,4 @@
-"""``bulle up|down|status|doctor``, ``bulle images``, ``bulle demo``, ``bulle workspace``: a deployment on one machine."""
+"""``bulle up|down|status|doctor``, ``images``, ``demo``, ``workspace``: a deployment on one machine."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Looks for planted bytes in everything that persists of a used deployment: what a thief of the disks would do.
 
-A needle is looked for in clear, in UTF-16, in hexadecimal and base64 text, in any alignment; files that are compressed or
-columnar formats are opened when they can be opened without a key (Parquet, gzip, zip, SQLite are read as what they are).
+A needle is looked for in clear, in UTF-16, in hexadecimal and base64 text, in any alignment; files that are
+compressed or columnar are opened where that needs no key (Parquet, gzip, zip, SQLite are read as what they are).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The demo: a whole deployment on loopback with its own OpenID provider, two real data sets, two projects, eight people.
+"""The demo: a deployment on loopback with its own OpenID provider, two real data sets, two projects, eight people.
 
 Everything it does goes through the same functions as the command line, with the people who may do it: the custodian
 creates the projects and approves the permits, the lead approves the members. Running it again changes nothing.
