@@ -48,7 +48,7 @@ def write_time(moment: datetime) -> str:
 
 
 def _read_time(text: str) -> datetime:
-    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+    return datetime.fromisoformat(text)
 
 
 def _signed_by(key: Ed25519PublicKey, signature: str, message: bytes) -> bool:
@@ -176,9 +176,7 @@ class Report:
     def raise_if_bad(self) -> None:
         """Raises AuditError naming the first bad record, if there is one."""
         if not self.ok:
-            raise AuditError(
-                f"the audit log does not verify: {self.problem} (first bad record: {self.first_bad})"
-            )
+            raise AuditError(f"the audit log does not verify: {self.problem} (first bad record: {self.first_bad})")
 
 
 def link_fault(record: Record, expected_seq: int, previous: str) -> str | None:

@@ -72,13 +72,9 @@ def _check_mapping(where: str, mapping: Mapping[Any, Any], depth: int) -> None:
         # Stops: a credential or key that leaks through the log to whoever reads it, its backups and exports.
         # Shown by tests/unit/audit/test_details.py.
         if _SECRET_NAME.search(name):
-            raise AuditError(
-                f"{place} looks like a secret and may not be logged", hint="log an identifier instead"
-            )
+            raise AuditError(f"{place} looks like a secret and may not be logged", hint="log an identifier instead")
         if _KEY_NAME.search(name) and not _names_keys(value):
-            raise AuditError(
-                f"{place} may only hold key ids or a count", hint="e.g. project/<project_id>/folder"
-            )
+            raise AuditError(f"{place} may only hold key ids or a count", hint="e.g. project/<project_id>/folder")
         _check_value(place, value, depth)
 
 
@@ -87,9 +83,7 @@ def _names_keys(value: Any) -> bool:
         return True
     if isinstance(value, str):
         return _KEY_ID.fullmatch(value) is not None
-    return isinstance(value, (list, tuple)) and all(
-        isinstance(one, str) and _KEY_ID.fullmatch(one) for one in value
-    )
+    return isinstance(value, (list, tuple)) and all(isinstance(one, str) and _KEY_ID.fullmatch(one) for one in value)
 
 
 def _check_value(where: str, value: Any, depth: int) -> None:
@@ -117,6 +111,4 @@ def _check_text(where: str, text: str) -> None:
     except UnicodeEncodeError as error:
         raise AuditError(f"{where} is not valid Unicode text") from error
     if _SECRET_TEXT.search(text):
-        raise AuditError(
-            f"{where} looks like a secret and may not be logged", hint="log an identifier instead"
-        )
+        raise AuditError(f"{where} looks like a secret and may not be logged", hint="log an identifier instead")

@@ -56,11 +56,7 @@ class Filters:
             self.project in (None, event.project)
             and self.person in (None, event.person, actor)
             and self.session in (None, event.session)
-            and (
-                family is None
-                or event.kind == family
-                or (family.endswith(".") and event.kind.startswith(family))
-            )
+            and (family is None or event.kind == family or (family.endswith(".") and event.kind.startswith(family)))
             and (self.since is None or record.time >= self.since)
             and (self.until is None or record.time < self.until)
         )
@@ -117,6 +113,7 @@ class AuditLog:
                 fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
                 try:
                     os.ftruncate(fd, 0)
+                    self._give_to_owner(fd)
                     opening = Event(
                         kind="audit.open",
                         actor="authority",
@@ -193,9 +190,7 @@ class AuditLog:
                 try:
                     record = Record.parse(line[:-1])
                 except AuditError as error:
-                    raise AuditError(
-                        f"record {number} is {error.message}", hint="run bulle audit verify"
-                    ) from error
+                    raise AuditError(f"record {number} is {error.message}", hint="run bulle audit verify") from error
                 if wanted.match(record):
                     yield record
         except OSError as error:
@@ -236,9 +231,7 @@ class AuditLog:
         try:
             data = path.read_bytes()
         except FileNotFoundError as error:
-            raise AuditError(
-                f"{path} is missing", hint="see docs/audit.md, 'When the log does not verify'"
-            ) from error
+            raise AuditError(f"{path} is missing", hint="see docs/audit.md, 'When the log does not verify'") from error
         return Head.parse(data, self.public_key)
 
     def _settle(self, fd: int, head: Head) -> Head:
@@ -251,9 +244,7 @@ class AuditLog:
         before = os.pread(fd, min(MAX_LINE, head.size), max(0, head.size - MAX_LINE))
         last = before[:-1].rsplit(b"\n", 1)[-1]
         if not before.endswith(b"\n") or digest(last) != head.hash:
-            raise AuditError(
-                f"the audit log was changed: its last record is not number {head.seq} of the head"
-            )
+            raise AuditError(f"the audit log was changed: its last record is not number {head.seq} of the head")
         beyond = os.pread(fd, MAX_LINE + 1, head.size)
         if not beyond:
             return head
@@ -263,9 +254,7 @@ class AuditLog:
             record = Record.parse(beyond[:-1])
             # Stops: a record added by someone without the key being adopted as if a killed writer had left
             # it. Shown by tests/unit/audit/test_recovery.py.
-            if (record.seq, record.prev) != (head.seq + 1, head.hash) or not record.signed_by(
-                self.public_key
-            ):
+            if (record.seq, record.prev) != (head.seq + 1, head.hash) or not record.signed_by(self.public_key):
                 raise AuditError("the audit log was changed: the record beyond its head is forged")
             return self._write_head(record.seq, digest(beyond[:-1]), size)
         os.ftruncate(fd, head.size)
@@ -295,6 +284,12 @@ class AuditLog:
             raise
         return self._write_head(seq + 1, digest(line), size + len(line) + 1)
 
+    def _give_to_owner(self, fd: int) -> None:
+        # A command run by root must not leave files that the authority can no longer write.
+        if os.geteuid() == 0:
+            owner = self.folder.stat()
+            os.fchown(fd, owner.st_uid, owner.st_gid)
+
     def _write_head(self, seq: int, hash_: str, size: int) -> Head:
         head = Head.make(seq, hash_, size, self._clock(), self._signing_key())
         path = self.folder / HEAD_NAME
@@ -304,6 +299,7 @@ class AuditLog:
             data = head.line() + b"\n"
             if os.write(fd, data) != len(data):
                 raise AuditError(f"cannot write {fresh}: the disk is full")
+            self._give_to_owner(fd)
             os.fsync(fd)
         finally:
             os.close(fd)

@@ -22,9 +22,7 @@ def load_public_key(path: Path) -> Ed25519PublicKey:
     try:
         key = load_pem_public_key(path.read_bytes())
     except OSError as error:
-        raise SettingsError(
-            f"cannot read {path}: {error.strerror}", hint="bulle up makes the keys"
-        ) from error
+        raise SettingsError(f"cannot read {path}: {error.strerror}", hint="bulle up makes the keys") from error
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise SettingsError(f"{path} does not hold a public key in PEM") from error
     if not isinstance(key, Ed25519PublicKey):
@@ -33,7 +31,7 @@ def load_public_key(path: Path) -> Ed25519PublicKey:
 
 
 def open_for_verification(layout: Layout) -> AuditLog:
-    """The deployment's log without the key that writes it. Raises SettingsError where its public key is missing."""
+    """The deployment's log, to verify and read. Raises SettingsError where its public key is missing."""
     return AuditLog(
         layout.audit, public_key=load_public_key(layout.public / PUBLIC_KEY), clock=lambda: datetime.now(UTC)
     )

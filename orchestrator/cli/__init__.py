@@ -42,9 +42,7 @@ def build(arguments: list[str]) -> typer.Typer:
 
     @app.callback()
     def options(
-        settings: Annotated[
-            Path | None, typer.Option("--settings", envvar=VARIABLE, help="The settings file.")
-        ] = None,
+        settings: Annotated[Path | None, typer.Option("--settings", envvar=VARIABLE, help="The settings file.")] = None,
     ) -> None:
         choose_settings(settings)
 

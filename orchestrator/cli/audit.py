@@ -7,12 +7,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from orchestrator.audit import AuditLog, Filters, open_for_verification
+from orchestrator.audit import AuditLog, Filters, Head, open_for_verification
 from orchestrator.audit.chain import Record
-from orchestrator.cli.context import as_authority, open_settings
+from orchestrator.cli.context import open_settings
 from orchestrator.cli.dates import moment
 from orchestrator.errors import AuditError, InputError
 
@@ -20,7 +18,7 @@ app = typer.Typer(no_args_is_help=True, help="Check and read the audit log.")
 console = Console(highlight=False)
 
 
-def _log() -> AuditLog:
+def _opened() -> AuditLog:
     return open_for_verification(open_settings().layout)
 
 
@@ -32,17 +30,13 @@ def verify(
     ] = None,
 ) -> None:
     """Find any changed, cut, inserted or reordered record; exit code 1 if there is one."""
-    log = _log()
-    anchor = None
-    if head is not None:
-        try:
-            anchor = log.parse_head(head.read_bytes())
-        except OSError as error:
-            raise InputError(f"{head}: {error.strerror}") from error
-        except AuditError as error:
-            raise InputError(f"{head} is not a head of this log: {error.message}") from error
-    with as_authority():
-        report = log.verify(anchor)
+    try:
+        exported = None if head is None else head.read_bytes()
+    except OSError as error:
+        raise InputError(f"{head}: {error.strerror}") from error
+    log = _opened()
+    anchor = None if exported is None else _anchor(log, exported)
+    report = log.verify(anchor)
     report.raise_if_bad()
     against = "" if anchor is None else f", and follows the head of {anchor.time}"
     console.print(f"[green]✓[/] {report.records} records, unbroken{against}", soft_wrap=True)
@@ -50,12 +44,18 @@ def verify(
         console.print(f"  a writer was stopped: {report.unfinished}; the next one settles it", soft_wrap=True)
 
 
+def _anchor(log: AuditLog, exported: bytes) -> Head:
+    try:
+        return log.parse_head(exported)
+    except AuditError as error:
+        raise InputError(f"this is not a head of this log: {error.message}") from error
+
+
 @app.command()
 def head() -> None:
     """Print the signed head; keep it outside this machine and verify against it later."""
-    log = _log()
-    with as_authority():
-        typer.echo(log.head().line())
+    log = _opened()
+    typer.echo(log.head().line())
 
 
 @app.command()
@@ -63,15 +63,12 @@ def show(  # noqa: PLR0917 - options of a command
     project: Annotated[str | None, typer.Option("--project")] = None,
     person: Annotated[str | None, typer.Option("--person", help="Who acted, or whom it was about.")] = None,
     session: Annotated[str | None, typer.Option("--session")] = None,
-    kind: Annotated[
-        str | None, typer.Option("--kind", help="Such as grant.issue, or grant.* for all.")
-    ] = None,
+    kind: Annotated[str | None, typer.Option("--kind", help="Such as grant.issue, or grant.* for all.")] = None,
     since: Annotated[str | None, typer.Option("--since", metavar="DATE")] = None,
     until: Annotated[str | None, typer.Option("--until", metavar="DATE", help="Last day.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, as in the log.")] = False,
 ) -> None:
     """Print the records that match, oldest first."""
-    log = _log()
     filters = Filters(
         project=project,
         person=person,
@@ -80,32 +77,19 @@ def show(  # noqa: PLR0917 - options of a command
         since=None if since is None else moment("--since", since),
         until=None if until is None else moment("--until", until, end=True),
     )
-    with as_authority():
-        records = log.read(filters)
-        if as_json:
-            for record in records:
-                typer.echo(record.line())
-            return
-        table = Table("seq", "time (UTC)", "kind", "outcome", "by", "person", "project", "session", "detail")
-        for record in records:
-            table.add_row(*(escape(_printable(cell)) for cell in _cells(record)))
-    console.print(table)
+    log = _opened()
+    for record in log.read(filters):
+        typer.echo(record.line() if as_json else _printable(readable(record)))
 
 
-def _cells(record: Record) -> tuple[str, ...]:
+def readable(record: Record) -> str:
+    """A record in one line for people."""
     event = record.event
-    detail = ", ".join(f"{name}={value}" for name, value in event.detail.items())
-    return (
-        str(record.seq),
-        record.time.strftime("%Y-%m-%d %H:%M:%S"),
-        event.kind,
-        str(event.outcome),
-        event.actor,
-        event.person or "",
-        event.project or "",
-        (event.session or "")[:8],
-        detail,
-    )
+    parts = [f"{record.seq:>6}", record.time.strftime("%Y-%m-%d %H:%M:%S"), event.kind, str(event.outcome)]
+    parts.append(f"by={event.actor}")
+    parts += [f"{name}={told}" for name in ("person", "project", "session") if (told := getattr(event, name))]
+    parts += [f"{name}={told}" for name, told in event.detail.items()]
+    return "  ".join(parts)
 
 
 def _printable(text: str) -> str:

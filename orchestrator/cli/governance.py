@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +12,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.cli.context import as_authority, open_governance, open_settings
+from orchestrator.cli.context import open_governance, open_settings
 from orchestrator.cli.dates import moment
 from orchestrator.cli.permit_file import read_permit_file
 from orchestrator.errors import InputError
@@ -42,11 +41,8 @@ Until = Annotated[str | None, typer.Option("--until", metavar="DATE", help="Last
 Lead = Annotated[bool, typer.Option("--lead", help="As a lead; a custodian approves that.")]
 
 
-@contextmanager
-def _governance() -> Iterator[Governance]:
-    governance = open_governance(open_settings())
-    with as_authority():
-        yield governance
+def _governance() -> Governance:
+    return open_governance(open_settings())
 
 
 def _actor(by: str) -> str:
@@ -56,8 +52,8 @@ def _actor(by: str) -> str:
 
 
 def _do(by: str, act: Callable[[Governance, str], Any], told: str) -> None:
-    with _governance() as governance:
-        act(governance, _actor(by))
+    governance = _governance()
+    act(governance, _actor(by))
     console.print(f"[green]✓[/] {told}", soft_wrap=True)
 
 
@@ -85,16 +81,16 @@ def person_add(
     by: As = OPERATOR,
 ) -> None:
     """Add a person before their first login."""
-    with _governance() as governance:
-        card = governance.add_person(_actor(by), subject, name or subject, email)
+    governance = _governance()
+    card = governance.add_person(_actor(by), subject, name or subject, email)
     console.print(f"[green]✓[/] person {card.id} is there", soft_wrap=True)
 
 
 @person_app.command("list")
 def person_list(as_json: AsJson = False) -> None:
     """Everybody who logged in or was added."""
-    with _governance() as governance:
-        cards = governance.persons()
+    governance = _governance()
+    cards = governance.persons()
     if as_json:
         _print_json(cards)
         return
@@ -140,25 +136,25 @@ def project_create(  # noqa: PLR0917 - options of a command
     by: As = OPERATOR,
 ) -> None:
     """Propose a project; a custodian activates it."""
-    with _governance() as governance:
-        starts = governance.now() if since is None else moment("--from", since)
-        governance.create_project(
-            _actor(by),
-            slug,
-            title=title,
-            purpose=purpose,
-            lead=lead,
-            starts=starts,
-            ends=moment("--until", until, end=True),
-        )
+    governance = _governance()
+    starts = governance.now() if since is None else moment("--from", since)
+    governance.create_project(
+        _actor(by),
+        slug,
+        title=title,
+        purpose=purpose,
+        lead=lead,
+        starts=starts,
+        ends=moment("--until", until, end=True),
+    )
     console.print(f"[green]✓[/] project {slug} is a draft; a custodian activates it", soft_wrap=True)
 
 
 @project_app.command("list")
 def project_list(as_json: AsJson = False) -> None:
     """All projects."""
-    with _governance() as governance:
-        records = governance.projects()
+    governance = _governance()
+    records = governance.projects()
     if as_json:
         _print_json(records)
         return
@@ -169,12 +165,12 @@ def project_list(as_json: AsJson = False) -> None:
 @project_app.command("show")
 def project_show(slug: str) -> None:
     """One project with its members and permits, as YAML."""
-    with _governance() as governance:
-        told = {
-            **governance.project(slug).model_dump(mode="json"),
-            "members": [one.model_dump(mode="json") for one in governance.members(slug)],
-            "permits": [one.model_dump(mode="json", exclude={"terms"}) for one in governance.permits(slug)],
-        }
+    governance = _governance()
+    told = {
+        **governance.project(slug).model_dump(mode="json"),
+        "members": [one.model_dump(mode="json") for one in governance.members(slug)],
+        "permits": [one.model_dump(mode="json", exclude={"terms"}) for one in governance.permits(slug)],
+    }
     typer.echo(yaml.safe_dump(told, sort_keys=False, allow_unicode=True), nl=False)
 
 
@@ -201,9 +197,7 @@ def _until(until: str | None) -> datetime | None:
 
 
 @member_app.command("request")
-def member_request(
-    project: str, person: str, until: Until = None, lead: Lead = False, by: As = OPERATOR
-) -> None:
+def member_request(project: str, person: str, until: Until = None, lead: Lead = False, by: As = OPERATOR) -> None:
     """Ask for a membership, for oneself or for somebody else."""
     role = MemberRole.LEAD if lead else MemberRole.MEMBER
     _do(
@@ -257,8 +251,8 @@ def member_remove(project: str, person: str, by: As = OPERATOR) -> None:
 @member_app.command("list")
 def member_list(project: str, as_json: AsJson = False) -> None:
     """All memberships of a project."""
-    with _governance() as governance:
-        records = governance.members(project)
+    governance = _governance()
+    records = governance.members(project)
     if as_json:
         _print_json(records)
         return
@@ -277,8 +271,8 @@ def permit_draft(
 ) -> None:
     """Propose what a project may see; a custodian who did not draft it approves it."""
     draft = read_permit_file(file)
-    with _governance() as governance:
-        version = governance.draft_permit(_actor(by), project, draft)
+    governance = _governance()
+    version = governance.draft_permit(_actor(by), project, draft)
     console.print(f"[green]✓[/] permit version {version} of {project} is a draft", soft_wrap=True)
 
 
@@ -305,8 +299,8 @@ def permit_revoke(project: str, version: int, by: As = OPERATOR) -> None:
 @permit_app.command("list")
 def permit_list(project: str, as_json: AsJson = False) -> None:
     """All permit versions of a project."""
-    with _governance() as governance:
-        records = governance.permits(project)
+    governance = _governance()
+    records = governance.permits(project)
     if as_json:
         _print_json(records)
         return
@@ -327,9 +321,9 @@ def permit_list(project: str, as_json: AsJson = False) -> None:
 @permit_app.command("show")
 def permit_show(project: str, version: Annotated[int | None, typer.Argument()] = None) -> None:
     """One permit version (the latest), as YAML."""
-    with _governance() as governance:
-        records = governance.permits(project)
-        if version is None and not records:
-            raise InputError(f"project '{project}' has no permit")
-        record = records[-1] if version is None else governance.permit(project, version)
+    governance = _governance()
+    records = governance.permits(project)
+    if version is None and not records:
+        raise InputError(f"project '{project}' has no permit")
+    record = records[-1] if version is None else governance.permit(project, version)
     typer.echo(yaml.safe_dump(record.model_dump(mode="json"), sort_keys=False, allow_unicode=True), nl=False)

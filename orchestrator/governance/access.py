@@ -56,9 +56,7 @@ ACCESS_RULES: tuple[AccessRule, ...] = (
         "this person is not a member of the project",
         lambda s, now: s.membership is None or s.membership_ends is None,
     ),
-    AccessRule(
-        "membership-requested", "the membership is not approved yet", _membership(MembershipState.REQUESTED)
-    ),
+    AccessRule("membership-requested", "the membership is not approved yet", _membership(MembershipState.REQUESTED)),
     AccessRule("membership-suspended", "the membership is suspended", _membership(MembershipState.SUSPENDED)),
     AccessRule("membership-ended", "the membership has ended", _membership(MembershipState.ENDED)),
     AccessRule(
@@ -69,9 +67,7 @@ ACCESS_RULES: tuple[AccessRule, ...] = (
     AccessRule("project-draft", "the project is not activated yet", _project(ProjectState.DRAFT)),
     AccessRule("project-suspended", "the project is suspended", _project(ProjectState.SUSPENDED)),
     AccessRule("project-closed", "the project is closed", _project(ProjectState.CLOSED)),
-    AccessRule(
-        "project-not-started", "the project has not started yet", lambda s, now: now < s.project_starts
-    ),
+    AccessRule("project-not-started", "the project has not started yet", lambda s, now: now < s.project_starts),
     AccessRule("project-over", "the project's time is over", lambda s, now: now >= s.project_ends),
     AccessRule("no-permit", "the project has no approved permit", lambda s, now: s.permit is None),
     AccessRule(

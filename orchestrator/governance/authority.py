@@ -120,9 +120,7 @@ class Authority:
 
 def authority_of(settings: Settings, governance: Governance, grant_key: Ed25519PrivateKey) -> Authority:
     """The authority of a deployment."""
-    return Authority(
-        governance, grant_key, settings.deployment, isinstance(settings.custodian, FileCustodian)
-    )
+    return Authority(governance, grant_key, settings.deployment, isinstance(settings.custodian, FileCustodian))
 
 
 # The routes are plain functions: FastAPI runs them in its thread pool, so that the store and the log's
@@ -160,9 +158,7 @@ def portal_app(authority: Authority) -> FastAPI:
 
     @app.get("/v1/deployment")
     def get_deployment() -> DeploymentCard:
-        return DeploymentCard(
-            deployment=authority.deployment, embedded_custodian=authority.embedded_custodian
-        )
+        return DeploymentCard(deployment=authority.deployment, embedded_custodian=authority.embedded_custodian)
 
     return app
 

@@ -121,9 +121,7 @@ class AuthorityClient:
     def __init__(self, socket: Path, *, timeout: float = TIMEOUT) -> None:
         self._socket = socket
         transport = httpx.HTTPTransport(uds=str(socket))
-        self._http = httpx.Client(
-            transport=transport, base_url="http://authority", timeout=timeout, trust_env=False
-        )
+        self._http = httpx.Client(transport=transport, base_url="http://authority", timeout=timeout, trust_env=False)
 
     def close(self) -> None:
         """Close the connections."""
@@ -202,9 +200,7 @@ class AsyncAuthorityClient:
         """See :meth:`AuthorityClient.grant`."""
         return await self._ask(grant_call(person, project))
 
-    async def person_upsert(
-        self, person: str, subject: str, display_name: str, email: str = ""
-    ) -> PersonCard:
+    async def person_upsert(self, person: str, subject: str, display_name: str, email: str = "") -> PersonCard:
         """See :meth:`AuthorityClient.person_upsert`."""
         return await self._ask(person_upsert_call(person, subject, display_name, email))
 

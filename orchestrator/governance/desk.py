@@ -84,10 +84,10 @@ class TableInfo(Protocol):
 class Catalogue(Protocol):
     """The datasets that are there."""
 
-    def check(self, tables: Sequence[TablePermit]) -> None:
+    def check(self, tables: Sequence[TablePermit], /) -> None:
         """Raises InputError where a dataset, table, column, condition or transform does not exist or fit."""
 
-    def table(self, dataset: str, table: str) -> TableInfo:
+    def table(self, dataset: str, table: str, /) -> TableInfo:
         """Raises NotFoundError where there is none."""
 
 
@@ -203,9 +203,7 @@ class Desk:
         return facts
 
 
-def _facts_in_project(
-    session: Session, project: ProjectRow, by: str, subject: str | None, now: datetime
-) -> set[Fact]:
+def _facts_in_project(session: Session, project: ProjectRow, by: str, subject: str | None, now: datetime) -> set[Fact]:
     facts: set[Fact] = set()
     mine = membership_of(session, project, by)
     if mine is not None and mine.state is not MembershipState.ENDED:
@@ -213,9 +211,7 @@ def _facts_in_project(
         if mine.state is MembershipState.ACTIVE and now < mine.ends:
             facts.add(Fact.LEAD if mine.role is MemberRole.LEAD else Fact.MEMBER)
     if subject is not None:
-        approved = select(PermitRow.id).where(
-            PermitRow.project_id == project.id, PermitRow.approved_by == subject
-        )
+        approved = select(PermitRow.id).where(PermitRow.project_id == project.id, PermitRow.approved_by == subject)
         if session.scalars(approved.limit(1)).first() is not None:
             facts.add(Fact.FOR_PERMIT_APPROVER)
         appointed = select(AppointmentRow.id).where(
@@ -246,17 +242,13 @@ def project_named(session: Session, slug: str, *, open_only: bool = False) -> Pr
 
 def membership_of(session: Session, project: ProjectRow, person: str) -> MembershipRow | None:
     """The person's membership row in the project."""
-    wanted = select(MembershipRow).where(
-        MembershipRow.project_id == project.id, MembershipRow.person_id == person
-    )
+    wanted = select(MembershipRow).where(MembershipRow.project_id == project.id, MembershipRow.person_id == person)
     return session.scalars(wanted).first()
 
 
 def approved_permit(session: Session, project_id: str) -> PermitRow | None:
     """The one approved permit version of a project."""
-    wanted = select(PermitRow).where(
-        PermitRow.project_id == project_id, PermitRow.state == PermitState.APPROVED
-    )
+    wanted = select(PermitRow).where(PermitRow.project_id == project_id, PermitRow.state == PermitState.APPROVED)
     return session.scalars(wanted).first()
 
 

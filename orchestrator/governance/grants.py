@@ -53,9 +53,7 @@ def key_id(key: Ed25519PublicKey) -> str:
     return hashlib.sha256(key.public_bytes_raw()).hexdigest()[:32]
 
 
-def sign_grant(
-    grant: Grant, key: Ed25519PrivateKey, now: datetime, issuer: str, lifetime: timedelta = LIFETIME
-) -> str:
+def sign_grant(grant: Grant, key: Ed25519PrivateKey, now: datetime, issuer: str, lifetime: timedelta = LIFETIME) -> str:
     """The token that carries ``grant``, valid from ``now`` (whole seconds) for ``lifetime``.
 
     Raises:
@@ -158,9 +156,7 @@ def _check_times(claims: dict[str, Any], now: datetime) -> datetime:
             raise GrantError(f"expected {name} in whole seconds; got {claims[name]!r}")
     lifetime = ends - issued
     if not 0 < lifetime <= MAX_LIFETIME.total_seconds():
-        raise GrantError(
-            f"expected a lifetime of at most {MAX_LIFETIME.total_seconds():.0f} s; got {lifetime} s"
-        )
+        raise GrantError(f"expected a lifetime of at most {MAX_LIFETIME.total_seconds():.0f} s; got {lifetime} s")
     moment = now.timestamp()
     if moment < max(issued, begins):
         raise GrantError(f"the grant is not valid yet: from {max(issued, begins)}, now {moment:.0f}")
@@ -182,9 +178,7 @@ def _check_bounds(grant: Grant, now: datetime) -> None:
         raise GrantError(f"the session would have ended at {grant.ends_at.isoformat()}")
     if not permit.valid_from <= now < permit.valid_until:
         bounds = f"{permit.valid_from.isoformat()} to {permit.valid_until.isoformat()}"
-        raise GrantError(
-            f"permit version {permit.version} is valid from {bounds}, not now ({now.isoformat()})"
-        )
+        raise GrantError(f"permit version {permit.version} is valid from {bounds}, not now ({now.isoformat()})")
     if grant.ends_at > permit.valid_until:
         raise GrantError(
             f"expected a session that ends with its permit ({permit.valid_until.isoformat()}); "

@@ -84,9 +84,7 @@ def load_private_key(path: Path) -> Ed25519PrivateKey:
             raise SettingsError(f"{path} can be read by others", hint=f"chmod 600 {path}")
         key = load_pem_private_key(path.read_bytes(), password=None)
     except OSError as error:
-        raise SettingsError(
-            f"cannot read {path}: {error.strerror}", hint="bulle up makes the keys"
-        ) from error
+        raise SettingsError(f"cannot read {path}: {error.strerror}", hint="bulle up makes the keys") from error
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise SettingsError(f"{path} does not hold a private key in PEM") from error
     if not isinstance(key, Ed25519PrivateKey):

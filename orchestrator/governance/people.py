@@ -68,9 +68,7 @@ class People(Desk):
             self._judge(change)
             row = change.session.get(PersonRow, person)
             if row is None:
-                row = PersonRow(
-                    id=person, subject=told.subject, display_name=name, email=email, disabled=False
-                )
+                row = PersonRow(id=person, subject=told.subject, display_name=name, email=email, disabled=False)
                 change.session.add(row)
             elif not replace:
                 raise ConflictError(f"person '{person}' is there already")

@@ -46,9 +46,7 @@ def _named(session: Session, project: ProjectRow, version: int) -> PermitRow:
     return row
 
 
-def _check_terms(
-    valid_from: datetime, valid_until: datetime, tables: Sequence[TablePermit], now: datetime
-) -> None:
+def _check_terms(valid_from: datetime, valid_until: datetime, tables: Sequence[TablePermit], now: datetime) -> None:
     if valid_from >= valid_until:
         raise InputError(f"valid_until must be after valid_from; got {valid_from} to {valid_until}")
     if valid_until <= now:

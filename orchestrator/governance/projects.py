@@ -221,9 +221,7 @@ class Projects(Desk):
         """End a membership, or turn a request down."""
         self._end_membership(by, Action.MEMBER_END, slug, person, MembershipState.ENDED)
 
-    def _end_membership(
-        self, by: str, action: Action, slug: str, person: str, state: MembershipState
-    ) -> None:
+    def _end_membership(self, by: str, action: Action, slug: str, person: str, state: MembershipState) -> None:
         with self._change(by, action, person=person, project=slug) as change:
             project, row = self._membership(change, slug, person, open_only=False)
             self._judge(change, project)
@@ -240,9 +238,7 @@ class Projects(Desk):
         return project, row
 
 
-def _requested(
-    change: Change, project: ProjectRow, person: str, role: MemberRole, ends: datetime
-) -> MembershipRow:
+def _requested(change: Change, project: ProjectRow, person: str, role: MemberRole, ends: datetime) -> MembershipRow:
     return MembershipRow(
         project_id=project.id,
         person_id=person,

@@ -109,9 +109,7 @@ TABLE: Mapping[Action, Rule] = MappingProxyType(
         Action.MEMBER_APPROVE: _rule({Fact.LEAD}, _NOT_FOR_THEMSELVES),
         Action.MEMBER_SUSPEND: _rule({Fact.LEAD, Fact.CUSTODIAN, Fact.ADMINISTRATOR}),
         Action.MEMBER_END: _rule({Fact.SELF, Fact.LEAD, Fact.CUSTODIAN}),
-        Action.LEAD_APPOINT: _rule(
-            {Fact.CUSTODIAN}, {Fact.INVOLVED, *_NOT_FOR_THEMSELVES, Fact.FOR_LEAD_APPOINTER}
-        ),
+        Action.LEAD_APPOINT: _rule({Fact.CUSTODIAN}, {Fact.INVOLVED, *_NOT_FOR_THEMSELVES, Fact.FOR_LEAD_APPOINTER}),
         Action.PERMIT_DRAFT: _rule({Fact.LEAD, Fact.CUSTODIAN}),
         # Stops: a custodian who approves what they drafted, or what they will look at.
         Action.PERMIT_APPROVE: _rule({Fact.CUSTODIAN}, {Fact.DRAFTER, Fact.INVOLVED}),

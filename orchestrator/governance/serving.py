@@ -103,6 +103,4 @@ async def _serve(apps: list[tuple[ASGIApp, socket.socket]]) -> None:
         finally:
             stop()  # one that fails takes the others down: half an authority is none
 
-    await asyncio.gather(
-        *(run(server, listener) for server, (_, listener) in zip(servers, apps, strict=True))
-    )
+    await asyncio.gather(*(run(server, listener) for server, (_, listener) in zip(servers, apps, strict=True)))

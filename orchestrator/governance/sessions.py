@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
+from pydantic import BaseModel
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from orchestrator.errors import BulleError, RefusedError
 from orchestrator.governance.access import UNKNOWN, Standing, why_not, why_stop
-from orchestrator.governance.cards import ColumnCard, PermitCard, ProjectCard, TableCard, WhyNot
+from orchestrator.governance.cards import ColumnCard, PermitCard, ProjectCard, TableCard, Text, WhyNot
 from orchestrator.governance.desk import Desk, TableInfo, approved_permit, membership_of, person_named
 from orchestrator.governance.states import MembershipState
 from orchestrator.governance.store import MembershipRow, PersonRow, ProjectRow
@@ -26,9 +28,7 @@ from orchestrator.terms import (
 )
 
 
-def _standing(
-    session: Session, person: PersonRow, project: ProjectRow, membership: MembershipRow | None
-) -> Standing:
+def _standing(session: Session, person: PersonRow, project: ProjectRow, membership: MembershipRow | None) -> Standing:
     permit = approved_permit(session, project.id)
     return Standing(
         person_disabled=person.disabled,
@@ -73,9 +73,7 @@ class Sessions(Desk):
                 ends_at=standing.ends_at,
             )
 
-    def check_sessions(
-        self, claims: Sequence[SessionClaim], now: datetime | None = None
-    ) -> list[SessionVerdict]:
+    def check_sessions(self, claims: Sequence[SessionClaim], now: datetime | None = None) -> list[SessionVerdict]:
         """Whether each running session may go on; all are judged by one state of the store."""
         now = now or self._clock()
         with self._store.read() as session:
@@ -109,9 +107,7 @@ class Sessions(Desk):
                 if membership.state is not MembershipState.ENDED
             ]
 
-    def _card(
-        self, standing: Standing, project: ProjectRow, membership: MembershipRow, now: datetime
-    ) -> ProjectCard:
+    def _card(self, standing: Standing, project: ProjectRow, membership: MembershipRow, now: datetime) -> ProjectCard:
         refused = why_not(standing, now, self._access_rules)
         return ProjectCard(
             slug=project.slug,
@@ -150,14 +146,14 @@ class Sessions(Desk):
                     name=column.name,
                     role="" if about is None else str(about.role),
                     type="" if about is None else str(about.type),
-                    description="" if about is None else (about.description or ""),
+                    description="" if about is None else _text(about.description),
                     transform=readable_transform(column),
                 )
             )
         return TableCard(
             dataset=table.dataset,
             table=table.table,
-            title=table.table if info is None else (info.title or table.table),
+            title=(None if info is None else _text(info.title)) or table.table,
             rows_filter=tuple(readable_condition(condition) for condition in table.rows),
             columns=tuple(columns),
         )
@@ -165,6 +161,15 @@ class Sessions(Desk):
 
 def _refused(why: WhyNot) -> RefusedError:
     return RefusedError(f"refused by rule {why.code}: {why.message}")
+
+
+def _text(told: Any) -> Text:
+    """A text, or its languages by code, from text, a mapping or a model of languages; None is no text."""
+    if isinstance(told, BaseModel):
+        told = told.model_dump(exclude_none=True)
+    if isinstance(told, Mapping):
+        return {str(language): str(text) for language, text in told.items() if text}
+    return "" if told is None else str(told)
 
 
 def readable_transform(column: ColumnPermit) -> str | None:

@@ -63,28 +63,44 @@ class PermitState(StrEnum):
 
 State = ProjectState | MembershipState | PermitState
 
-TRANSITIONS: dict[State, frozenset[State]] = {
-    ProjectState.DRAFT: frozenset({ProjectState.ACTIVE, ProjectState.CLOSED}),
-    ProjectState.ACTIVE: frozenset({ProjectState.SUSPENDED, ProjectState.CLOSED}),
-    ProjectState.SUSPENDED: frozenset({ProjectState.ACTIVE, ProjectState.CLOSED}),
-    ProjectState.CLOSED: frozenset(),
-    MembershipState.REQUESTED: frozenset({MembershipState.ACTIVE, MembershipState.ENDED}),
-    MembershipState.ACTIVE: frozenset({MembershipState.SUSPENDED, MembershipState.ENDED}),
-    MembershipState.SUSPENDED: frozenset({MembershipState.ACTIVE, MembershipState.ENDED}),
-    MembershipState.ENDED: frozenset({MembershipState.REQUESTED}),
-    PermitState.DRAFT: frozenset({PermitState.APPROVED, PermitState.REVOKED}),
-    PermitState.APPROVED: frozenset({PermitState.REVOKED, PermitState.SUPERSEDED}),
-    PermitState.REVOKED: frozenset(),
-    PermitState.SUPERSEDED: frozenset(),
+#: kind of state → state → what it may become. By kind first: states of two kinds may be called the same.
+TRANSITIONS: dict[type[State], dict[State, frozenset[State]]] = {
+    ProjectState: {
+        ProjectState.DRAFT: frozenset({ProjectState.ACTIVE, ProjectState.CLOSED}),
+        ProjectState.ACTIVE: frozenset({ProjectState.SUSPENDED, ProjectState.CLOSED}),
+        ProjectState.SUSPENDED: frozenset({ProjectState.ACTIVE, ProjectState.CLOSED}),
+        ProjectState.CLOSED: frozenset(),
+    },
+    MembershipState: {
+        MembershipState.REQUESTED: frozenset({MembershipState.ACTIVE, MembershipState.ENDED}),
+        MembershipState.ACTIVE: frozenset({MembershipState.SUSPENDED, MembershipState.ENDED}),
+        MembershipState.SUSPENDED: frozenset({MembershipState.ACTIVE, MembershipState.ENDED}),
+        MembershipState.ENDED: frozenset({MembershipState.REQUESTED}),
+    },
+    PermitState: {
+        PermitState.DRAFT: frozenset({PermitState.APPROVED, PermitState.REVOKED}),
+        PermitState.APPROVED: frozenset({PermitState.REVOKED, PermitState.SUPERSEDED}),
+        PermitState.REVOKED: frozenset(),
+        PermitState.SUPERSEDED: frozenset(),
+    },
 }
 
 
 def check_transition(what: str, current: State, wanted: State) -> None:
-    """Raises RefusedError where ``current`` may not become ``wanted``; ``what`` names the thing in the
-    message.
-    """
-    if wanted not in TRANSITIONS[current]:
-        allowed = " or ".join(f"'{state}'" for state in sorted(TRANSITIONS[current])) or "nothing else"
-        raise RefusedError(
-            f"{what} is '{current}' and cannot become '{wanted}'", hint=f"it can become {allowed}"
-        )
+    """Raises RefusedError where ``current`` may not become ``wanted``; ``what`` names the thing."""
+    possible = TRANSITIONS[type(current)][current]
+    if type(current) is not type(wanted) or wanted not in possible:
+        allowed = " or ".join(f"'{state}'" for state in sorted(possible)) or "nothing else"
+        told = f"{what} is '{current}' and cannot become '{wanted}'"
+        raise RefusedError(told, hint=f"it can become {allowed}")
+
+
+def printed_transitions() -> str:
+    """The table in Markdown, as docs/governance.md holds it."""
+    lines = ["| what | state | may become |", "|---|---|---|"]
+    for kind, states in TRANSITIONS.items():
+        name = kind.__name__.removesuffix("State").lower()
+        for state in kind:
+            becomes = ", ".join(f"`{one}`" for one in kind if one in states[state]) or "nothing"
+            lines.append(f"| {name} | `{state}` | {becomes} |")
+    return "\n".join(lines)
