@@ -112,9 +112,7 @@ class Catalogue:
         for info in self.dataset(dataset).tables:
             if info.table == table:
                 return info
-        raise NotFoundError(
-            f"dataset '{dataset}' has no table '{table}'", hint=f"bulle dataset show {dataset}"
-        )
+        raise NotFoundError(f"dataset '{dataset}' has no table '{table}'", hint=f"bulle dataset show {dataset}")
 
     def path(self, info: TableInfo) -> Path:
         """Where a table's encrypted file is."""
@@ -127,9 +125,7 @@ class Catalogue:
             InputError: names the first dataset, table, column, value or transform that does not exist or fit.
         """
         tables = terms.tables if isinstance(terms, PermitTerms) else tuple(terms)
-        twice = [
-            pair for pair, n in Counter((table.dataset, table.table) for table in tables).items() if n > 1
-        ]
+        twice = [pair for pair, n in Counter((table.dataset, table.table) for table in tables).items() if n > 1]
         if twice:
             raise InputError(f"the permit names table '{'/'.join(twice[0])}' twice")
         for permit in tables:
@@ -200,13 +196,9 @@ def _check_condition(condition: RowCondition, column: Column, where: str) -> Non
         return
     if column.role is Role.IDENTIFIER:
         # A permit that picked people by identifier would be a list of identifiers in clear, in the store.
-        raise InputError(
-            f"{where}: column '{column.name}' is an identifier: a filter may only ask if it is there"
-        )
+        raise InputError(f"{where}: column '{column.name}' is an identifier: a filter may only ask if it is there")
     if condition.operator in _ORDERING and column.type is Type.BOOLEAN:
-        raise InputError(
-            f"{where}: column '{column.name}' is true or false: '{condition.operator}' orders nothing"
-        )
+        raise InputError(f"{where}: column '{column.name}' is true or false: '{condition.operator}' orders nothing")
     values = condition.value if isinstance(condition.value, tuple) else (condition.value,)
     for value in values:
         if not fits(value, column.type):

@@ -81,9 +81,7 @@ def stored_schema(schema: TableSchema) -> pa.Schema:
     return pa.schema(fields, metadata={SCHEMA_METADATA: schema.model_dump_json().encode()})
 
 
-def _write(
-    opened: Source, schema: TableSchema, staging: Staging, *, progress: Progress, encrypted: bool
-) -> int:
+def _write(opened: Source, schema: TableSchema, staging: Staging, *, progress: Progress, encrypted: bool) -> int:
     stored = stored_schema(schema)
     writer = SealedWriter(
         staging.path,

@@ -42,9 +42,7 @@ class LevelOne:
 
     def __init__(self, secret: bytes, entity: str) -> None:
         # HMAC by its definition, from two states kept ready: half the time of the library's call per value.
-        padded = (secret if len(secret) <= _HMAC_BLOCK else hashlib.sha256(secret).digest()).ljust(
-            _HMAC_BLOCK, b"\0"
-        )
+        padded = (secret if len(secret) <= _HMAC_BLOCK else hashlib.sha256(secret).digest()).ljust(_HMAC_BLOCK, b"\0")
         self._inner: _Hash = hashlib.sha256(bytes(byte ^ 0x36 for byte in padded) + entity.encode() + b"\0")
         self._outer: _Hash = hashlib.sha256(bytes(byte ^ 0x5C for byte in padded))
         self._known: dict[str | int, bytes] = {}
@@ -100,9 +98,7 @@ class LevelTwo:
         count = len(level_one)
         validity, blocks = level_one.buffers()
         encryptor = self._cipher.encryptor()
-        permuted = (
-            encryptor.update(np.frombuffer(blocks, np.uint8, count * PSEUDONYM_BYTES).data) if count else b""
-        )
+        permuted = encryptor.update(np.frombuffer(blocks, np.uint8, count * PSEUDONYM_BYTES).data) if count else b""
         if self._form is PseudonymForm.BYTES:
             buffers = [validity, pa.py_buffer(permuted)]
             return pa.Array.from_buffers(LEVEL_ONE, count, buffers, level_one.null_count)

@@ -46,9 +46,7 @@ def _met(values: pa.ChunkedArray, condition: RowCondition, column: Column) -> pa
     kind = ARROW_TYPES[column.type]
     if condition.operator in (Operator.IN, Operator.NOT_IN):
         assert isinstance(condition.value, tuple)  # noqa: S101 - RowCondition holds it
-        among = pc.is_in(
-            values, value_set=pa.array([_read(value, column) for value in condition.value], kind)
-        )
+        among = pc.is_in(values, value_set=pa.array([_read(value, column) for value in condition.value], kind))
         return among if condition.operator is Operator.IN else pc.and_not(values.is_valid(), among)
     return _COMPARE[condition.operator](values, pa.scalar(_read(condition.value, column), kind))
 

@@ -124,6 +124,7 @@ class SealedWriter:
 
     def abort(self) -> None:
         """Let go of the file without finishing it; its owner removes it."""
+        self._writer.is_open = False  # or it would write a footer when it is collected
         self._file.close()
 
 
@@ -138,9 +139,7 @@ class SealedFile:
         """
         self._path = path
         self._factory = _factory(keys)  # must outlive the file: it unwraps keys as columns are read
-        properties = self._factory.file_decryption_properties(
-            pe.KmsConnectionConfig(), pe.DecryptionConfiguration()
-        )
+        properties = self._factory.file_decryption_properties(pe.KmsConnectionConfig(), pe.DecryptionConfiguration())
         try:
             self._file = pq.ParquetFile(
                 path, decryption_properties=properties, read_dictionary=read_dictionary, memory_map=True

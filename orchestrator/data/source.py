@@ -14,7 +14,7 @@ import pyarrow.csv as arrow_csv
 import pyarrow.parquet as pq
 
 from orchestrator.data.schema import TableSchema
-from orchestrator.data.text_faults import open_text, raise_first_fault
+from orchestrator.data.text_faults import open_text, raise_first_fault, refuse_characters
 from orchestrator.data.values import ARROW_TYPES, convert
 from orchestrator.errors import InputError
 
@@ -42,8 +42,7 @@ class Source:
         row = 1
         for batch in self._raw():
             arrays = [
-                convert(batch.column(column.name), column, row, self._path.name)
-                for column in self._schema.columns
+                convert(batch.column(column.name), column, row, self._path.name) for column in self._schema.columns
             ]
             yield pa.RecordBatch.from_arrays(arrays, names=self._names)
             row += batch.num_rows
@@ -106,8 +105,7 @@ class TextSource(Source):
                 raise InputError(f"{path.name}: the header cannot be read: {error}") from error
         if header is None:
             raise InputError(f"{path.name} is empty")
-        if any("\0" in name for name in header):
-            self._find_fault()
+        refuse_characters(header, header, f"{path.name}: the header")
         schema.check_names(header, path.name)
 
     def _raw(self) -> Iterator[pa.RecordBatch]:
@@ -120,9 +118,7 @@ class TextSource(Source):
                 reader = arrow_csv.open_csv(
                     _Checked(stream, self._schema.encoding),
                     read_options=arrow_csv.ReadOptions(block_size=_BLOCK_BYTES),
-                    parse_options=arrow_csv.ParseOptions(
-                        delimiter=self._schema.delimiter, newlines_in_values=True
-                    ),
+                    parse_options=arrow_csv.ParseOptions(delimiter=self._schema.delimiter, newlines_in_values=True),
                     convert_options=arrow_csv.ConvertOptions(
                         column_types=types,
                         include_columns=self._names,
@@ -137,7 +133,7 @@ class TextSource(Source):
         except (pa.ArrowInvalid, pa.ArrowKeyError, UnicodeError) as error:
             self._find_fault(error)
 
-    def _find_fault(self, cause: Exception | None = None) -> NoReturn:
+    def _find_fault(self, cause: Exception) -> NoReturn:
         raise_first_fault(self._path, self._schema)
         raise InputError(f"{self._path.name} cannot be read: {cause}") from cause
 

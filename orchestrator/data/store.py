@@ -99,17 +99,13 @@ class DatasetStore:
 
             def publish(rows: int) -> None:
                 nonlocal published
-                manifest = Manifest(
-                    dataset=dataset, table=table, version=version, rows=rows, description=schema
-                )
+                manifest = Manifest(dataset=dataset, table=table, version=version, rows=rows, description=schema)
                 publish_new(staging / MANIFEST, manifest.model_dump_json(indent=1).encode(), mode=0o644)
                 staging.chmod(0o755)
                 sync_folder(staging)
                 staging.rename(folder / str(version))
                 sync_folder(folder)
-                following = Current(
-                    published=(*current.published, version), tables={**current.tables, table: version}
-                )
+                following = Current(published=(*current.published, version), tables={**current.tables, table: version})
                 replace(folder / CURRENT, following.model_dump_json(indent=1).encode(), mode=0o644)
                 published = True
 
@@ -177,16 +173,12 @@ class DatasetStore:
     def _locked(self, dataset: str) -> Iterator[None]:
         with _disk_errors(dataset):
             self._folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-            descriptor = os.open(
-                self._folder / f".{dataset}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-            )
+            descriptor = os.open(self._folder / f".{dataset}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise ConflictError(
-                    f"dataset '{dataset}' is being ingested or deleted by another process"
-                ) from error
+                raise ConflictError(f"dataset '{dataset}' is being ingested or deleted by another process") from error
             yield
         finally:
             os.close(descriptor)

@@ -21,7 +21,12 @@ _UNDECODED = range(0xDC80, 0xDD00)  # where Python puts bytes that the encoding 
 
 @contextmanager
 def open_text(path: Path, encoding: str) -> Iterator[TextIO]:
-    """Open a text file so that wrong bytes are kept for :func:`raise_first_fault` to name."""
+    """Open a text file so that wrong bytes are kept, for :func:`raise_first_fault` to name.
+
+    Raises:
+        InputError: it is in UTF-16, which no schema can name.
+    """
+    _refuse_wide_encodings(path)
     known = "utf-8-sig" if encoding == "utf-8" else encoding
     with path.open(encoding=known, errors="surrogateescape", newline="") as text:
         yield text
@@ -33,7 +38,6 @@ def raise_first_fault(path: Path, schema: TableSchema) -> None:
     Raises:
         InputError: names the row (of data, from 1), the line and the column.
     """
-    _refuse_wide_encodings(path)
     limit = csv.field_size_limit(sys.maxsize)
     try:
         with open_text(path, schema.encoding) as text:
@@ -110,7 +114,6 @@ def _scan(rows: Iterator[list[str]], where: str, schema: TableSchema) -> None:
                 continue
             line = getattr(rows, "line_num", 0)
             if header is None or pending is None:
-                _refuse_characters(row, row, where, "the header")
                 header, pending = row, _Pending(row, where, schema)
                 continue
             number += 1
@@ -118,7 +121,7 @@ def _scan(rows: Iterator[list[str]], where: str, schema: TableSchema) -> None:
                 pending.check()
                 _refuse_shape(row, header, f"{where}: row {number} (line {line})")
             try:
-                _refuse_characters(row, header, where, f"row {number} (line {line})")
+                refuse_characters(row, header, f"{where}: row {number} (line {line})")
             except InputError:
                 pending.check()
                 raise
@@ -126,9 +129,7 @@ def _scan(rows: Iterator[list[str]], where: str, schema: TableSchema) -> None:
     except csv.Error as error:
         if pending is not None:
             pending.check()
-        raise InputError(
-            f"{where}: row {number + 1}: {error}", hint="is a quotation mark not closed?"
-        ) from error
+        raise InputError(f"{where}: row {number + 1}: {error}", hint="is a quotation mark not closed?") from error
     if pending is not None:
         pending.check()
 
@@ -143,13 +144,14 @@ def _refuse_shape(row: list[str], header: list[str], where: str) -> None:
     )
 
 
-def _refuse_characters(row: list[str], header: list[str], where: str, which: str) -> None:
+def refuse_characters(row: list[str], header: list[str], where: str) -> None:
+    """Raise :class:`InputError` for a value of a row that holds NUL or bytes that did not decode."""
     for name, value in zip(header, row, strict=True):
-        shown = name.encode("ascii", "backslashreplace").decode()
+        shown = name.encode("ascii", "backslashreplace").decode().replace("\0", "\\0")
         if "\0" in value:
-            raise InputError(f"{where}: {which}, column '{shown}': a NUL character")
+            raise InputError(f"{where}, column '{shown}': a NUL character")
         if any(ord(character) in _UNDECODED for character in value):
             raise InputError(
-                f"{where}: {which}, column '{shown}': bytes that are not of the schema's encoding",
+                f"{where}, column '{shown}': bytes that are not of the schema's encoding",
                 hint="name the file's encoding in the schema, such as 'encoding: windows-1252'",
             )

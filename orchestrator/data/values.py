@@ -48,9 +48,7 @@ def convert(array: pa.Array, column: Column, first_row: int, where: str) -> pa.A
         array = array.cast(pa.string())
     cast = _cast_for(array.type, column)
     if cast is None:
-        raise InputError(
-            f"{where}: column '{column.name}' is {array.type}, which cannot become {column.type}"
-        )
+        raise InputError(f"{where}: column '{column.name}' is {array.type}, which cannot become {column.type}")
     try:
         result = cast(array)
     except (pa.ArrowInvalid, ValueError) as error:
@@ -67,9 +65,7 @@ def refuse_missing(array: pa.Array, column: Column, first_row: int, where: str) 
     """Raise :class:`InputError` for the first missing value of a column that must not miss any."""
     if not column.nullable and array.null_count:
         row = first_row + pc.index(array.is_null(), True).as_py()
-        raise InputError(
-            f"{place(where, row, column.name)}: a value is missing, and the column is not nullable"
-        )
+        raise InputError(f"{place(where, row, column.name)}: a value is missing, and the column is not nullable")
 
 
 def first_refused(array: pa.Array, cast: Callable[[pa.Array], object]) -> int:

@@ -48,9 +48,7 @@ def required_keys(catalogue: Catalogue, terms: PermitTerms) -> list[str]:
         NotFoundError, InputError: a dataset, table or column does not exist.
     """
     return [
-        key_id
-        for permit in terms.tables
-        for key_id in _keys_of(catalogue.table(permit.dataset, permit.table), permit)
+        key_id for permit in terms.tables for key_id in _keys_of(catalogue.table(permit.dataset, permit.table), permit)
     ]
 
 
@@ -138,17 +136,13 @@ class _Table:
         filtered = {condition.column for condition in permit.rows}
         # text that repeats is passed on as the dictionary it is stored as, instead of being spelt out and
         # gathered
-        self._coded = [
-            name for name, column in self._columns.items() if name not in filtered and _stays_coded(column)
-        ]
+        self._coded = [name for name, column in self._columns.items() if name not in filtered and _stays_coded(column)]
         self._file = SealedFile(path, keys, self._coded)
         # Control: the manifest is in clear on a disk whose host could rewrite it; the footer is
         # authenticated. Test: tests/unit/data/test_view.py::test_an_edited_manifest_is_refused
         if self._file.schema.metadata.get(SCHEMA_METADATA) != info.schema.model_dump_json().encode():
             self.close()
-            raise CustodyError(
-                f"the manifest of '{info.dataset}/{info.table}' is not the one that was ingested"
-            )
+            raise CustodyError(f"the manifest of '{info.dataset}/{info.table}' is not the one that was ingested")
         check_table(permit, info.schema)
 
     def close(self) -> None:
@@ -157,8 +151,7 @@ class _Table:
     def write(self, path: Path) -> Iterator[tuple[int, int]]:
         """Write the view; yields for each row group the rows read and the rows kept."""
         fields = [
-            pa.field(column.name, self._shown_type(self._columns[column.name]))
-            for column in self._permit.columns
+            pa.field(column.name, self._shown_type(self._columns[column.name])) for column in self._permit.columns
         ]
         schema = pa.schema(fields)
         pool = ThreadPoolExecutor(1)

@@ -158,9 +158,9 @@ def test_bad_input_is_named_and_leaves_nothing(data: Data, content: str | bytes,
 
 
 def test_a_fault_far_into_the_file_has_the_right_row(data: Data) -> None:
-    rows = [f"{n},2020-01-01,{n}.5\n" for n in range(1, 900_001)]
-    rows[777_776] = "777777,2020-13-01,1\n"
-    with pytest.raises(InputError, match="row 777777, column 'when'"):
+    rows = [f"{n},2020-01-01,{n}.5\n" for n in range(1, 200_001)]
+    rows[177_776] = "177777,2020-13-01,1\n"
+    with pytest.raises(InputError, match="row 177777, column 'when'"):
         data.ingest("id,when,n\n" + "".join(rows), SIMPLE)
     assert data.nothing_is_left()
 
@@ -272,7 +272,7 @@ def test_parquet_is_ingested_like_text(data: Data) -> None:
 )
 def test_bad_parquet_is_named_and_leaves_nothing(data: Data, columns: dict[str, pa.Array], said: str) -> None:
     when = pa.array([0, 1], pa.int32()).cast(pa.date32())
-    with pytest.raises(InputError, match="source.parquet") as refused:
+    with pytest.raises(InputError, match=r"source\.parquet") as refused:
         data.ingest(parquet(data, when=when, **columns), SIMPLE)
     assert said in str(refused.value)
     assert data.nothing_is_left()
@@ -288,7 +288,7 @@ def test_a_time_of_day_is_not_lost_silently(data: Data) -> None:
 def test_a_damaged_parquet_file_is_refused(data: Data) -> None:
     path = parquet(data, when=pa.array(["2020-01-01"]), n=pa.array([1.0]), id=pa.array([1]))
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(InputError, match="source.parquet"):
+    with pytest.raises(InputError, match=r"source\.parquet"):
         data.ingest(path, SIMPLE)
     assert data.nothing_is_left()
 
@@ -401,11 +401,11 @@ elif moment == "writing":
     options["progress"] = die
 elif moment == "before current":
     real = store.replace
-    store.replace = die
+    store.replace = lambda *_, **__: die()
 elif moment == "keys":
     real_create = KeyRing.create
     KeyRing.create = lambda self, key: die() if key.endswith("column/sex") else real_create(self, key)
-room.ingest(root / "source.csv", parse_schema(PEOPLE, "s"), dataset="people", folder=root / "datasets",
+room.ingest(root / "good.csv", parse_schema(PEOPLE, "s"), dataset="people", folder=root / "datasets",
             ring=KeyRing(root / "ring", FileCustodian(root / "custodian" / "kek")), **options)
 """
 
@@ -413,9 +413,9 @@ room.ingest(root / "source.csv", parse_schema(PEOPLE, "s"), dataset="people", fo
 @pytest.mark.parametrize("moment", ["before keys", "keys", "writing", "before current"])
 @pytest.mark.parametrize("had_one", [False, True])
 def test_after_a_kill_nothing_shows_and_the_next_run_starts_clean(data: Data, moment: str, had_one: bool) -> None:
-    data.source(ROWS)
+    good = data.source(ROWS, "good.csv")
     if had_one:
-        data.ingest(data.root / "source.csv")
+        data.ingest(good)
     keys = len(list((data.root / "ring").iterdir()))
     run = subprocess.run([sys.executable, "-c", KILLED, str(data.root), moment], capture_output=True, check=False)
     assert run.returncode == -signal.SIGKILL, run.stderr
@@ -423,9 +423,9 @@ def test_after_a_kill_nothing_shows_and_the_next_run_starts_clean(data: Data, mo
     left = b"".join(path.read_bytes() for path in data.folder.rglob("*") if path.is_file())
     assert not any(planted in left for planted in PLANTED)
     with pytest.raises(InputError):  # a run that fails for another reason tidies up as well
-        data.ingest("pid\nx\n")
+        data.ingest(ROWS + "short\n")
     assert len(list((data.root / "ring").iterdir())) == keys
-    assert data.ingest(data.root / "source.csv").version == (2 if had_one else 1)
+    assert data.ingest(good).version == (2 if had_one else 1)
     stored(data)
     assert not list(data.folder.rglob(".staging*"))
     assert len(list((data.root / "ring").iterdir())) == keys + 7 + (not had_one)
@@ -448,7 +448,8 @@ def test_a_full_disk_is_said_and_leaves_nothing(data: Data) -> None:
         ring = KeyRing(root / "ring", FileCustodian(root / "custodian" / "kek"))
         resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
         try:
-            ingest(root / "source.csv", parse_schema(PEOPLE, "s"), dataset="people", folder=root / "datasets", ring=ring)
+            ingest(root / "source.csv", parse_schema(PEOPLE, "s"), dataset="people",
+                   folder=root / "datasets", ring=ring)
         except UnavailableError as error:
             print(error)
         """
