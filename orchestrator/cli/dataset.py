@@ -36,23 +36,10 @@ def _settings() -> Settings:
     return settings
 
 
-class _AuthoritysLog:
-    """The audit log; what is written belongs to the authority, so it is written as the authority's user."""
-
-    def __init__(self, settings: Settings) -> None:
-        from orchestrator.cli.context import open_audit  # noqa: PLC0415 - only where it is needed
-
-        self._log = open_audit(settings)
-
-    def record(self, event: Event) -> object:
-        from orchestrator.cli.context import as_authority  # noqa: PLC0415
-
-        with as_authority():
-            return self._log.record(event)
-
-
 def _audit(settings: Settings) -> _Audit:
-    return _AuthoritysLog(settings)
+    from orchestrator.cli.context import open_audit  # noqa: PLC0415 - only where it is needed
+
+    return open_audit(settings)
 
 
 def _ring(settings: Settings) -> KeyRing:

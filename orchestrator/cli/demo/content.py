@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from orchestrator.cli.context import as_authority, open_audit, open_governance
+from orchestrator.cli.context import open_audit, open_governance
 from orchestrator.cli.demo.sources import source_file
 from orchestrator.cli.permit_file import read_permit_file
 from orchestrator.config import Settings
@@ -47,10 +47,9 @@ def create_content(settings: Settings, *, people_roles: Mapping[str, str | None]
     for dataset in ("rwm5yr", "colon"):
         _dataset(settings, dataset, say)
     governance = open_governance(settings)
-    with as_authority():
-        _people(governance, people_roles, say)
-        for slug in PROJECTS:
-            _project(governance, slug, until, say)
+    _people(governance, people_roles, say)
+    for slug in PROJECTS:
+        _project(governance, slug, until, say)
 
 
 def _people(governance: Governance, roles: Mapping[str, str | None], say: Say) -> None:
@@ -73,8 +72,7 @@ def _dataset(settings: Settings, name: str, say: Say) -> None:
     ring = KeyRing(settings.layout.keyring, open_custodian(settings, settings.layout))
 
     def write(kind: str, outcome: Outcome, **detail: object) -> None:
-        with as_authority():
-            audit.record(Event(kind=kind, actor=OPERATOR, outcome=outcome, detail={"dataset": name, **detail}))
+        audit.record(Event(kind=kind, actor=OPERATOR, outcome=outcome, detail={"dataset": name, **detail}))
 
     with source_file(name, CACHE) as path:
         write("dataset.ingest", Outcome.STARTED, file=path.name)
