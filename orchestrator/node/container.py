@@ -51,7 +51,7 @@ def agent_container(settings: Settings, settings_file: Path, image_id: str) -> d
         binds += [f"{path}:{path}:ro" for path in dict.fromkeys((custodian.module, custodian.pin_file))]
     return {
         "image": image_id,
-        "command": ["/usr/bin/python3", "-m", "orchestrator.cli", "serve", "node"],
+        "command": ["/usr/bin/python3", "-m", "orchestrator.node"],
         "name": f"bulle-{settings.deployment}-node",
         "labels": {LABEL_DEPLOYMENT: settings.deployment, LABEL_PART: "node"},
         "user": "0:0",

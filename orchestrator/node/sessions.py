@@ -161,9 +161,7 @@ class Sessions:
 
     # -- start -----------------------------------------------------------------------------------------------
     # ----------
-    def start(
-        self, token: str, environment: dict[str, str], report: Report, abort: threading.Event
-    ) -> Described:
+    def start(self, token: str, environment: dict[str, str], report: Report, abort: threading.Event) -> Described:
         """Start the workspace that a grant is for; ``report`` hears each step; setting ``abort`` takes all
         back.
 
@@ -197,9 +195,7 @@ class Sessions:
 
     def _enter(self, grant: Grant, abort: threading.Event) -> _Session:
         deadline = time.monotonic() + self._settings.workspace.start_timeout
-        session = _Session(
-            grant, WorkspacePaths.of(self._settings.layout.mounts, grant.session), abort, deadline
-        )
+        session = _Session(grant, WorkspacePaths.of(self._settings.layout.mounts, grant.session), abort, deadline)
         with self._guard:
             if self._closed:
                 raise UnavailableError("the node agent is stopping")
@@ -263,11 +259,16 @@ class Sessions:
                 timeout=_PROBE_SECONDS,
                 most=isolation.MOST,
             )
-            tried = isolation.require_isolation(answer.status, answer.output, targets)
-        except IsolationError as error:
+            report = isolation.parse_report(answer.status, answer.output)
+        except (IsolationError, NodeError) as error:
             self._journal.after("probe.refused", Outcome.REFUSED, session.grant, **_why(error))
             raise
-        self._journal.done("probe.passed", session.grant, attempts=tried)
+        findings = isolation.evaluate(report, targets)
+        if findings:
+            named = [str(finding)[:300] for finding in findings[:50]]
+            self._journal.after("probe.refused", Outcome.REFUSED, session.grant, code="isolation", findings=named)
+            raise isolation.refusal(findings)
+        self._journal.done("probe.passed", session.grant, attempts=len(report))
 
     def _mount(self, session: _Session, report: Report) -> None:
         """View, home and project folder at the same time; the first failure is raised once none is under
@@ -283,9 +284,7 @@ class Sessions:
                 report(Step("view", done, total))
 
         report(Step("view"))
-        jobs: list[Future[None]] = [
-            self._pool.submit(self._volumes.publish, Kind.VIEW, grant, str(paths.data), rows)
-        ]
+        jobs: list[Future[None]] = [self._pool.submit(self._volumes.publish, Kind.VIEW, grant, str(paths.data), rows)]
         report(Step("folders", 0, 2))
         jobs.append(self._pool.submit(self._volumes.publish, Kind.PROJECT, grant, str(paths.project)))
         # The desktop starts when it sees its home, while the view is being built.
@@ -379,9 +378,7 @@ class Sessions:
                     "workspace.stop", Outcome.FAILED if faults else Outcome.DONE, session.grant, **detail
                 )
             if faults:
-                _log.error(
-                    "session %s is not wholly down: %s", session.grant.session, "; ".join(map(str, faults))
-                )
+                _log.error("session %s is not wholly down: %s", session.grant.session, "; ".join(map(str, faults)))
                 raise faults[0]
             with self._guard:
                 self._sessions.pop(session.grant.session, None)

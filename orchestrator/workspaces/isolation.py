@@ -98,18 +98,10 @@ def evaluate(report: list[dict[str, str]], targets: Targets) -> list[Finding]:
     return findings
 
 
-def require_isolation(status: int, output: bytes, targets: Targets) -> int:
-    """How many attempts were blocked.
-
-    Raises:
-        IsolationError: anything was open, or the probe did not try all; the message names the first findings.
-    """
-    report = parse_report(status, output)
-    findings = evaluate(report, targets)
-    if findings:
-        named = "; ".join(str(finding) for finding in findings[:5])
-        more = f" and {len(findings) - 5} more" if len(findings) > 5 else ""
-        raise IsolationError(
-            f"the sandbox is not isolated: {named}{more}", hint="nothing was mounted; tell the administrator"
-        )
-    return len(report)
+def refusal(findings: list[Finding]) -> IsolationError:
+    """The error that says what was open, the first findings by name."""
+    named = "; ".join(str(finding) for finding in findings[:5])
+    more = f"; and {len(findings) - 5} more" if len(findings) > 5 else ""
+    return IsolationError(
+        f"the sandbox is not isolated: {named}{more}", hint="nothing was mounted; tell the administrator"
+    )

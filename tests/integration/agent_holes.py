@@ -1,4 +1,4 @@
-"""The node agent with a hole made on purpose: ``python -m tests.integration.agent_holes SETTINGS HOLE``.
+"""The node agent with a hole made on purpose: ``python -m tests.integration.agent_holes HOLE``.
 
 Each hole takes one control away from every sandbox, so that a test can see the probe refuse it.
 """
@@ -6,6 +6,7 @@ Each hole takes one control away from every sandbox, so that a test can see the 
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -36,19 +37,23 @@ def holed(hole: str, network: str) -> Any:
             case "core-dumps":
                 host["Ulimits"] = [{"Name": "core", "Soft": -1, "Hard": -1}]
             case "engine-socket":
-                host["Mounts"].append({"Type": "bind", "Source": "/var/run/docker.sock", "Target": "/var/run/docker.sock"})
+                host["Mounts"].append(
+                    {"Type": "bind", "Source": "/var/run/docker.sock", "Target": "/var/run/docker.sock"}
+                )
             case "environment":
                 body["Env"].append("JUPYTERHUB_API_TOKEN=planted")
             case "device":
-                host["Devices"] = [{"PathOnHost": "/dev/fuse", "PathInContainer": "/dev/fuse", "CgroupPermissions": "rwm"}]
+                host["Devices"] = [
+                    {"PathOnHost": "/dev/fuse", "PathInContainer": "/dev/fuse", "CgroupPermissions": "rwm"}
+                ]
         return body
 
     return arguments
 
 
 def main() -> None:
-    settings_file, hole = Path(sys.argv[1]), sys.argv[2]
-    settings = load_settings(settings_file)
+    hole = sys.argv[1]
+    settings = load_settings(Path(os.environ["BULLE_SETTINGS"]))
     docker_runtime.create_arguments = holed(hole, bridge_network(settings.deployment))
 
     def parts(chosen: Settings) -> Parts:

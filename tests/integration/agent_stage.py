@@ -1,8 +1,9 @@
-"""A stage for the node agent: state folder, a real dataset, an authority that tests steer, and the agent itself.
+"""A stage for the node agent: state folder, a real dataset, an authority that tests steer, and the agent
+itself.
 
-The agent runs from its own image as on any machine, or as a bare process where a test puts a hole into its runtime.
-The authority is a stand-in on the real socket with the real protocol and the real signing key, because tests must make
-it refuse, revoke and fall silent at chosen moments.
+The agent runs from its own image as on any machine, or as a bare process where a test puts a hole into its
+runtime. The authority is a stand-in on the real socket with the real protocol and the real signing key,
+because tests must make it refuse, revoke and fall silent at chosen moments.
 """
 
 from __future__ import annotations
@@ -12,8 +13,6 @@ import os
 import secrets
 import shutil
 import socketserver
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -132,6 +131,8 @@ class Stage:
             "bridge_subnet": subnet,
             "reconcile_seconds": 0.5,
             "oidc": {"issuer": "https://idp.invalid", "client_id": "x", "client_secret_file": str(secret)},
+            # In the test that puts a sandbox on a network, a name asked for would leave the machine.
+            "probe": {"names": []},
             "workspace": {"limits": limits, "start_timeout": 30},
         }
         self.settings_file = folder / "bulle.yaml"
@@ -152,7 +153,6 @@ class Stage:
         self.authority = StandIn(layout.socket("node"))
         self.authority.start()
         self._key = load_private_key(layout.authority / GRANT_KEY)
-        self._process: subprocess.Popen[bytes] | None = None
         self._container: Any = None
 
     def _ingest(self, folder: Path) -> None:
@@ -174,19 +174,19 @@ class Stage:
         ingest(source, schema, dataset="visits", folder=layout.datasets, ring=ring)
         source.unlink()
 
-    # -- the agent -----------------------------------------------------------------------------------------------------
-    def start_container(self) -> None:
-        """The agent from its own image."""
+    # -- the agent
+    # -----------------------------------------------------------------------------------------------------
+    def start_agent(self, hole: str = "") -> None:
+        """The agent from its own image; with a hole, if one is named, from
+        ``tests.integration.agent_holes``."""
         arguments = agent_container(self.settings, self.settings_file, self.images["node"])
         arguments["restart_policy"] = {"Name": "no"}
+        if hole:
+            inside = "/opt/tests"
+            arguments["volumes"].append(f"{ROOT / 'tests'}:{inside}/tests:ro")
+            arguments["environment"]["PYTHONPATH"] = inside
+            arguments["command"] = ["/usr/bin/python3", "-m", "tests.integration.agent_holes", hole]
         self._container = self.engine.containers.run(**arguments)
-        self._wait()
-
-    def start_process(self, hole: str = "") -> None:
-        """The agent as a process of this machine, with a hole from ``tests.integration.agent_holes``."""
-        command = [sys.executable, "-m", "tests.integration.agent_holes", str(self.settings_file), hole]
-        log = (self.settings.state.parent / "agent.log").open("ab")
-        self._process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
         self._wait()
 
     def _wait(self, seconds: float = 30) -> None:
@@ -195,15 +195,12 @@ class Stage:
             with suppress(httpx.HTTPError), self.door() as door:
                 if door.get("/v1/workspaces").status_code == 200:
                     return
-            if time.monotonic() > until or (self._process is not None and self._process.poll() is not None):
+            if time.monotonic() > until:
                 raise RuntimeError(f"the agent does not answer: {self.log()}")
             time.sleep(0.05)
 
     def log(self) -> str:
-        if self._container is not None:
-            return str(self._container.logs(tail=40).decode())
-        path = self.settings.state.parent / "agent.log"
-        return path.read_text()[-4000:] if path.exists() else ""
+        return str(self._container.logs(tail=40).decode()) if self._container is not None else ""
 
     def kill(self) -> None:
         """End the agent as a crash would, with everything in its container."""
@@ -211,10 +208,6 @@ class Stage:
             self._container.kill()
             self._container.remove(force=True)
             self._container = None
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
 
     def stop(self) -> None:
         """End the agent politely."""
@@ -222,10 +215,6 @@ class Stage:
             self._container.stop(timeout=30)
             self._container.remove(force=True)
             self._container = None
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait(timeout=30)
-            self._process = None
 
     @contextmanager
     def door(self) -> Iterator[httpx.Client]:
@@ -233,7 +222,8 @@ class Stage:
         with httpx.Client(transport=transport, base_url="http://door", timeout=60) as client:
             yield client
 
-    # -- grants and starts ---------------------------------------------------------------------------------------------
+    # -- grants and starts
+    # ---------------------------------------------------------------------------------------------
     def grant(self, **changes: Any) -> Grant:
         now = datetime.now(UTC)
         columns = (ColumnPermit(name="id"), ColumnPermit(name="age"))
@@ -276,9 +266,13 @@ class Stage:
             assert answer.status_code == 200, answer.read()
             return [json.loads(line) for line in answer.iter_lines() if line]
 
-    # -- what is there -------------------------------------------------------------------------------------------------
+    # -- what is there
+    # -------------------------------------------------------------------------------------------------
     def containers(self, session: str | None = None) -> dict[str, Any]:
-        wanted = [f"{LABEL_DEPLOYMENT}={self.settings.deployment}", LABEL_SESSION if session is None else f"{LABEL_SESSION}={session}"]
+        wanted = [
+            f"{LABEL_DEPLOYMENT}={self.settings.deployment}",
+            LABEL_SESSION if session is None else f"{LABEL_SESSION}={session}",
+        ]
         found = self.engine.containers.list(all=True, filters={"label": wanted})
         return {f"{each.labels['bulle.session']}/{each.labels['bulle.part']}": each for each in found}
 

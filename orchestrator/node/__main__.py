@@ -1,0 +1,25 @@
+"""``python -m orchestrator.node``: the agent, with the settings file that ``BULLE_SETTINGS`` names."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from orchestrator.config import load_settings
+from orchestrator.errors import BulleError
+from orchestrator.node.agent import serve
+
+
+def main() -> int:
+    """Serve until a signal; 1 with one line of what was wrong, when the agent cannot begin."""
+    try:
+        serve(load_settings(Path(os.environ.get("BULLE_SETTINGS", "/etc/bulle/bulle.yaml"))))
+    except BulleError as error:
+        print(f"node agent: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
