@@ -20,8 +20,9 @@ from tornado.httpclient import HTTPClientError, HTTPRequest
 from traitlets import Any as AnyTrait
 from traitlets import Unicode
 
-from orchestrator.errors import BulleError, RefusedError, UnavailableError
+from orchestrator.errors import BulleError, InputError, RefusedError, UnavailableError
 from orchestrator.governance.client import AsyncAuthorityClient
+from orchestrator.governance.identity import person_id
 from orchestrator.hub.claims import (
     Identity,
     SecondFactorError,
@@ -29,7 +30,6 @@ from orchestrator.hub.claims import (
     require_second_factor,
     verify_id_token,
 )
-from orchestrator.hub.persons import person_id
 from orchestrator.hub.provider import Endpoints, Provider
 from orchestrator.terms import Event, Outcome
 
@@ -167,7 +167,7 @@ class BulleAuthenticator(GenericOAuthenticator):
         plain = username.removeprefix("sub~")
         try:
             return person_id(plain) == plain
-        except ValueError:
+        except InputError:
             return False
 
     def is_admin(self, handler: Any, authentication: Any) -> bool:
@@ -216,13 +216,11 @@ class BulleAuthenticator(GenericOAuthenticator):
             who, id_token = await self._identify(handler)
             try:
                 require_second_factor(who, self.oidc)
-            except SecondFactorError:
-                await self.audit("session.login", who.person, Outcome.REFUSED, _detail(who, "second-factor"))
+                async with AsyncAuthorityClient(Path(self.authority_socket)) as authority:
+                    await authority.person_upsert(who.person, who.subject, who.display_name, who.email or "")
+            except RefusedError as refused:
+                await self.audit("session.login", who.person, Outcome.REFUSED, _detail(who, refused.message))
                 raise
-            async with AsyncAuthorityClient(Path(self.authority_socket)) as authority:
-                await authority.person_upsert(
-                    who.person, subject=who.subject, display_name=who.display_name, email=who.email or ""
-                )
             await self.audit("session.login", who.person, Outcome.DONE, _detail(who))
         except BulleError as error:
             self.log.warning("login: %s", error)
@@ -274,10 +272,10 @@ class BulleAuthenticator(GenericOAuthenticator):
             await authority.record(event)
 
 
-def _detail(who: Identity, refused_by: str | None = None) -> dict[str, Any]:
+def _detail(who: Identity, reason: str | None = None) -> dict[str, Any]:
     detail: dict[str, Any] = {"amr": list(who.methods)}
     if who.context:
         detail["acr"] = who.context
-    if refused_by:
-        detail["rule"] = refused_by
+    if reason:
+        detail["reason"] = reason
     return detail

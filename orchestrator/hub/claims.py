@@ -10,8 +10,8 @@ from typing import Any
 import jwt
 
 from orchestrator.config import Oidc
-from orchestrator.errors import RefusedError
-from orchestrator.hub.persons import person_id
+from orchestrator.errors import InputError, RefusedError
+from orchestrator.governance.identity import person_id
 
 #: Signatures that only the provider can make. "none" and the HMAC family are left out: with them, whoever
 #: knows the public key or the client secret could sign (tests/unit/hub/test_claims.py).
@@ -120,7 +120,7 @@ def identity(claims: Mapping[str, Any], userinfo: Mapping[str, Any] | None = Non
         raise LoginRefusedError("the ID token names nobody")
     try:
         person = person_id(subject)
-    except ValueError as error:
+    except InputError as error:
         raise LoginRefusedError(f"the ID token names nobody: {error}") from error
     said = {**(userinfo or {}), **claims}
 
@@ -128,7 +128,8 @@ def identity(claims: Mapping[str, Any], userinfo: Mapping[str, Any] | None = Non
         for name in names:
             value = said.get(name)
             if isinstance(value, str) and value.strip():
-                return " ".join(value.split())[:120]
+                shown = "".join(sign if sign.isprintable() else " " for sign in value)
+                return " ".join(shown.split())[:120] or None
         return None
 
     methods = claims.get("amr")

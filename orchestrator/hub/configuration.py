@@ -20,7 +20,14 @@ PORTAL_PREFIX = f"/services/{PORTAL}/"
 #: their own workspaces. No tokens of their own making, no sharing, no groups, nobody else's.
 OWN_SERVERS = ["read:servers!user", "start:servers!user", "delete:servers!user"]
 PORTAL_SCOPES = [f"access:services!service={PORTAL}", *OWN_SERVERS]
-USER_SCOPES = [*PORTAL_SCOPES, "access:servers!user"]
+#: ... besides those to say who they are, and (a bridge, for them) that a workspace is in use.
+USER_SCOPES = [
+    *PORTAL_SCOPES,
+    "access:servers!user",
+    "read:users:name!user",
+    "read:users:groups!user",
+    "users:activity!user",
+]
 
 #: Nothing from elsewhere, no script or style in the page itself, no frame around it. An injected value stays
 #: text.

@@ -1,0 +1,38 @@
+"""Runs the portal: behind the proxy, on loopback."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import uvicorn
+
+from orchestrator.addresses import addresses
+from orchestrator.config import load_settings
+from orchestrator.governance.client import AsyncAuthorityClient
+from orchestrator.portal.application import Portal
+from orchestrator.portal.hub import Hub
+from orchestrator.secretfile import read_secret
+
+
+def main() -> None:
+    """Serve until stopped."""
+    settings = load_settings(Path(os.environ.get("BULLE_SETTINGS", "/etc/bulle/bulle.yaml")))
+    where = addresses(settings)
+    hub = Hub(where.hub_url, read_secret(settings.layout.secrets / "portal" / "api-token"))
+    portal = Portal(settings, hub, AsyncAuthorityClient(settings.layout.socket("portal")))
+    uvicorn.run(
+        portal.application(),
+        host="127.0.0.1",
+        port=where.portal_port,
+        # Nothing here rests on a client's address, so what a proxy says of it is not believed.
+        proxy_headers=False,
+        server_header=False,
+        access_log=False,
+        log_level="warning",
+        timeout_graceful_shutdown=2,
+    )
+
+
+if __name__ == "__main__":
+    main()
