@@ -1,7 +1,8 @@
-"""A stage for the gateway's tests: a real hub and proxy, real bridge and display, and a client of the X server.
+"""A stage for the gateway's tests: a real hub and proxy, real bridge and display, and a client of the X
+server.
 
-The hub has a dummy authenticator and a spawner of its own, which starts the gateway's two containers as the node agent
-does (users, mounts, networks); nothing of the bridge or the display is replaced.
+The hub has a dummy authenticator and a spawner of its own, which starts the gateway's two containers as
+the node agent does (users, mounts, networks); nothing of the bridge or the display is replaced.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -56,8 +59,8 @@ c.JupyterHub.allow_named_servers = True
 c.JupyterHub.db_url = "sqlite:///hub.sqlite"
 c.JupyterHub.services = [{"name": "test", "api_token": os.environ["STAGE_ADMIN_TOKEN"]}]
 c.JupyterHub.load_roles = [
-    {"name": "test", "services": ["test"], "scopes": ["admin:users", "admin:servers", "tokens", "access:servers"]},
-    {"name": "admins", "users": ["admin"], "scopes": ["access:servers"]},
+    {"name": "test", "services": ["test"], "scopes": ["admin:users", "admin:servers", "tokens",
+    "access:servers"]}, {"name": "admins", "users": ["admin"], "scopes": ["access:servers"]},
 ]
 c.JupyterHub.log_level = "WARN"
 """
@@ -136,7 +139,8 @@ class Workspace:
         identity = self.run(
             image, 1002, "--group-add", "1003", "--network", "none", "--memory", "512m",
             "-v", f"{f}/x11:/tmp/.X11-unix", "-v", f"{f}/rfb:/run/bulle/rfb",
-            "-v", f"{f}/display:/run/bulle/display:ro", "--tmpfs", "/tmp:size=32m,mode=1777", "", json.dumps(command),
+            "-v", f"{f}/display:/run/bulle/display:ro", "--tmpfs", "/tmp:size=32m,mode=1777", "",
+            json.dumps(command),
         )  # fmt: skip
         wait_for(lambda: (f / "rfb" / "rfb.sock").exists() and (f / "x11" / "X1").exists(), "the display")
         return identity
@@ -170,8 +174,9 @@ class Workspace:
         return self.run(
             image, 1000, "--network", "none", "-v", f"{f}/x11:/tmp/.X11-unix:ro",
             *(["-v", f"{f}/sandbox:/run/bulle:ro"] if cookie else []),
-            "--tmpfs", "/tmp:size=64m,mode=1777", "-e", "DISPLAY=:1", "-e", "XAUTHORITY=/run/bulle/Xauthority",
-            "-e", "LANG=C.UTF-8", "-e", "HOME=/tmp", "", json.dumps(command),
+            "--tmpfs", "/tmp:size=64m,mode=1777", "-e", "DISPLAY=:1", "-e",
+            "XAUTHORITY=/run/bulle/Xauthority", "-e", "LANG=C.UTF-8", "-e", "HOME=/tmp", "",
+            json.dumps(command),
         )  # fmt: skip
 
     def stop(self) -> None:
@@ -199,19 +204,13 @@ def stage_spawner():
         workspace: Workspace | None = None
 
         async def start(self):
-            folder = (
-                Path(os.environ["STAGE_FOLDER"]) / f"ws-{self.user.name}-{self.name}-{secrets.token_hex(3)}"
-            )
+            folder = Path(os.environ["STAGE_FOLDER"]) / f"ws-{self.user.name}-{self.name}-{secrets.token_hex(3)}"
             self.workspace = Workspace(folder, paste_in=self.name != "nopaste")
             self.workspace.prepare()
             self.workspace.display(os.environ["STAGE_IMAGE"])
             environment = {k: v for k, v in self.get_env().items() if k.startswith("JUPYTERHUB_")}
-            identity = self.workspace.bridge(
-                os.environ["STAGE_IMAGE"], os.environ["STAGE_NETWORK"], environment
-            )
-            address = docker(
-                "inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", identity
-            )
+            identity = self.workspace.bridge(os.environ["STAGE_IMAGE"], os.environ["STAGE_NETWORK"], environment)
+            address = docker("inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", identity)
             (folder / "containers.json").write_text(json.dumps(self.workspace.containers))
             return (address, 8888)
 
@@ -224,9 +223,7 @@ def stage_spawner():
         async def poll(self):
             if self.workspace is None or not self.workspace.containers:
                 return 0
-            running = docker(
-                "inspect", "-f", "{{.State.Running}}", self.workspace.containers[-1], check=False
-            )
+            running = docker("inspect", "-f", "{{.State.Running}}", self.workspace.containers[-1], check=False)
             return None if running == "true" else 0
 
     return StageSpawner
@@ -317,3 +314,47 @@ def _answers(address: str) -> bool:
         return httpx.get(address, timeout=2).status_code == 200
     except httpx.HTTPError:
         return False
+
+
+class Wire:
+    """A cable between browser and proxy that can be pulled: connections through it break, new ones can be
+    made."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self._pairs: list[socket.socket] = []
+        self.address = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+
+    def __enter__(self) -> Wire:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listening.close()
+        self.cut()
+
+    def cut(self) -> None:
+        """Break every connection."""
+        pairs, self._pairs = self._pairs, []
+        for end in pairs:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listening.accept()
+                far = socket.create_connection(("127.0.0.1", self._port))
+                self._pairs += [near, far]
+                for one, other in ((near, far), (far, near)):
+                    threading.Thread(target=self._carry, args=(one, other), daemon=True).start()
+
+    @staticmethod
+    def _carry(one: socket.socket, other: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := one.recv(65536):
+                other.sendall(data)
+        for end in (one, other):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)

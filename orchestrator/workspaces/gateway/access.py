@@ -42,11 +42,7 @@ def same_origin(origin: str | None, host: str | None, scheme: str) -> bool:
         parts = urlsplit(origin)
     except ValueError:
         return False
-    return (
-        origin == f"{parts.scheme}://{parts.netloc}"
-        and parts.scheme == scheme
-        and parts.netloc == host.lower()
-    )
+    return origin == f"{parts.scheme}://{parts.netloc}" and parts.scheme == scheme and parts.netloc == host.lower()
 
 
 def own_page_asks(headers: Mapping[str, str]) -> bool:

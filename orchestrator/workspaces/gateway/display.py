@@ -105,9 +105,7 @@ def xauthority(cookie: bytes, display: int = DISPLAY) -> bytes:
     if len(cookie) != 16:
         raise ValueError(f"an X cookie has 16 bytes, not {len(cookie)}")
     fields = (b"", str(display).encode(), _PROTOCOL, cookie)
-    return struct.pack(">H", _FAMILY_WILD) + b"".join(
-        struct.pack(">H", len(field)) + field for field in fields
-    )
+    return struct.pack(">H", _FAMILY_WILD) + b"".join(struct.pack(">H", len(field)) + field for field in fields)
 
 
 def write_xauthority(path: Path, cookie: bytes, display: int = DISPLAY, *, uid: int | None = None) -> None:

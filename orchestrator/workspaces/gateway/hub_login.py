@@ -108,9 +108,7 @@ class Own:
         if not token:
             return Visitor.NOBODY
         try:
-            model = await self.login.user_for_token(
-                token, use_cache=not fresh, session_id=session_id, sync=False
-            )
+            model = await self.login.user_for_token(token, use_cache=not fresh, session_id=session_id, sync=False)
         except Exception as error:  # tornado's HTTPError, and whatever a network brings
             raise HubUnavailableError(type(error).__name__) from error
         if not model:

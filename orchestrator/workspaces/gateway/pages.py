@@ -101,9 +101,7 @@ class _Guarded(HubOAuthenticated, RequestHandler):
         # The one style in a page: nobody but the workspace's person may have the style sheet.
         digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
         policy = access.HEADERS["Content-Security-Policy"]
-        self.set_header(
-            "Content-Security-Policy", policy.replace("style-src 'self'", f"style-src 'sha256-{digest}'")
-        )
+        self.set_header("Content-Security-Policy", policy.replace("style-src 'self'", f"style-src 'sha256-{digest}'"))
         return _file("refusal.html").substitute(
             language=language,
             title=title,
@@ -153,8 +151,7 @@ class DesktopHandler(_Guarded):
                 session=html.escape(json.dumps(told)),
                 files=html.escape(files.url),
                 preload="\n".join(
-                    f'<link rel="modulepreload" href="{html.escape(files.url + name)}">'
-                    for name in files.modules
+                    f'<link rel="modulepreload" href="{html.escape(files.url + name)}">' for name in files.modules
                 ),
             )
         )

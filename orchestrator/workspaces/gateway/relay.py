@@ -83,9 +83,7 @@ class RelayHandler(WebSocketHandler):
         self.set_nodelay(True)
         self._filter = RfbFilter(paste_in=self.bridge.session.paste_in)
         try:
-            reader, self._writer = await asyncio.open_unix_connection(
-                str(self.bridge.rfb_socket), limit=_PIECE
-            )
+            reader, self._writer = await asyncio.open_unix_connection(str(self.bridge.rfb_socket), limit=_PIECE)
         except OSError as error:
             app_log.warning("the display does not answer: %s", error.strerror)
             self.close(DISPLAY_GONE, "display")

@@ -5,9 +5,9 @@ and nothing else: every message is taken apart as far as its size, every encodin
 list below, and anything else ends the connection. The server's clipboard and its desktop's name are dropped. Content is
 not decoded: pixels are passed on as slices.
 
-Attack stopped: a program in the sandbox that makes the X server speak (clipboard, title, an extension switched on) to get
-text out of the workspace into the browser, and a page that asks the server for more than a picture (file transfer, power
-off, audio). Tests: ``tests/unit/workspaces/gateway/test_rfb.py``, ``tests/integration/test_gateway.py``.
+Attack stopped: a program in the sandbox that makes the X server speak (clipboard, title, an extension switched on) to
+get text out of the workspace into the browser, and a page that asks the server for more than a picture (file transfer,
+power off, audio). Tests: ``tests/unit/workspaces/gateway/test_rfb.py``, ``tests/integration/test_gateway.py``.
 """
 
 from __future__ import annotations
@@ -204,9 +204,7 @@ class RfbFilter:
 
     def _check_inside(self, x: int, y: int, width: int, height: int) -> None:
         if x + width > self._size[0] or y + height > self._size[1]:
-            _refuse(
-                f"rectangle {width}×{height}+{x}+{y} lies outside the desktop {self._size[0]}×{self._size[1]}"
-            )
+            _refuse(f"rectangle {width}×{height}+{x}+{y} lies outside the desktop {self._size[0]}×{self._size[1]}")
 
     @staticmethod
     def _raw(rect: _Rect) -> Program:
@@ -402,9 +400,5 @@ class RfbFilter:
         if screens != 1:
             _refuse(f"a desktop of {screens} screens is not allowed")
         screen, flags = struct.unpack(">I8xI", (yield Take(16)))
-        width, height = (
-            min(max(side, 64), most) for side, most in zip((width, height), MAX_SCREEN, strict=True)
-        )
-        self._to_server.emit(
-            struct.pack(">BxHHBxIHHHHI", 251, width, height, 1, screen, 0, 0, width, height, flags)
-        )
+        width, height = (min(max(side, 64), most) for side, most in zip((width, height), MAX_SCREEN, strict=True))
+        self._to_server.emit(struct.pack(">BxHHBxIHHHHI", 251, width, height, 1, screen, 0, 0, width, height, flags))

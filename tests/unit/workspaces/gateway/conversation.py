@@ -8,13 +8,13 @@ from orchestrator.workspaces.gateway import rfb
 
 SIZE = (1600, 900)
 CLIENT_HELLO = rfb.VERSION + b"\x01\x01"
-ENABLE_ALL = (
+ASK = (
     bytes(4)
     + rfb.PIXEL_FORMAT
-    + struct.pack(">BxH8i", 2, 8, rfb.COPY_RECT, rfb.TIGHT, rfb.ZRLE, rfb.RAW, -26, -224, -239, -313)
+    + struct.pack(">BxH7i", 2, 7, rfb.COPY_RECT, rfb.TIGHT, rfb.ZRLE, rfb.RAW, -26, -224, -239)
     + struct.pack(">BBHHHH", 3, 0, 0, 0, *SIZE)
-    + struct.pack(">BBHHHH", 150, 1, 0, 0, *SIZE)
 )
+NEXT_UPDATE = struct.pack(">BBHHHH", 3, 1, 0, 0, *SIZE)
 
 
 def server_hello(name: bytes = b"1234:1 (x)", size: tuple[int, int] = SIZE) -> bytes:
