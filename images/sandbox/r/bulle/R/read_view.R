@@ -16,10 +16,15 @@ read_view <- function(name, columns = NULL) {
     {
       path <- as.character(reticulate::import("bulle")$view_path(name))
       address <- nanoarrow::nanoarrow_pointer_addr_chr(stream)
-      reticulate::import("bulle_arrow")$export(path, columns, address)
+      levels <- reticulate::import("bulle_arrow")$export(path, columns, address)
     },
-    python.builtin.FileNotFoundError = function(e) stop(sub("^FileNotFoundError: ", "", conditionMessage(e)), call. = FALSE),
-    python.builtin.KeyError = function(e) stop(gsub("^KeyError: |['\"]", "", conditionMessage(e)), call. = FALSE)
+    python.builtin.Exception = function(e) {
+      stop(sub("\nRun .*", "", sub("^[A-Za-z]+(Error|Invalid): ", "", conditionMessage(e))), call. = FALSE)
+    }
   )
-  as.data.frame(stream)
+  frame <- as.data.frame(stream)
+  for (column in names(levels)) {
+    frame[[column]] <- factor(frame[[column]], levels = unlist(levels[[column]]))
+  }
+  frame
 }

@@ -70,4 +70,4 @@ def read_view(
         return table
     if frame != "pandas":
         raise ValueError(f"frame is 'pandas', 'polars' or 'arrow', not {frame!r}")
-    return table.to_pandas(self_destruct=True, split_blocks=True)
+    return table.to_pandas(date_as_object=False, self_destruct=True, split_blocks=True)
