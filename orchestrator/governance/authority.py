@@ -62,7 +62,7 @@ HUB = Part(
 )
 NODE = Part(
     "node-agent",
-    families=("workspace.", "probe.", "key.", "view.", "mount.", "folder.", "node."),
+    families=("workspace.", "probe.", "key.", "view.", "mount.", "volume.", "folder.", "node."),
 )
 PORTAL = Part("portal", families=("page.",))
 

@@ -47,19 +47,19 @@ class People(Desk):
         # Stops: a hub that tells one person's subject under another person's id. Shown by test_people.py.
         if person != person_id(told.subject):
             raise InputError(f"'{person}' is not the id of subject '{told.subject[:64]}'")
-        card = self._put(HUB, told, replace=True)
+        card = self._put(HUB, told.subject, told.display_name, told.email, replace=True)
         if card.disabled:
             raise RefusedError("refused by rule person-disabled: this person is disabled")
         return card
 
     def add_person(self, by: str, subject: str, display_name: str, email: str = "") -> PersonCard:
         """Add a person before their first login. Raises ConflictError where they are there already."""
-        return self._put(by, Person(subject=subject, display_name=display_name, email=email), replace=False)
+        return self._put(by, subject, display_name, email, replace=False)
 
-    def _put(self, by: str, told: Person, *, replace: bool) -> PersonCard:
-        person = person_id(told.subject)
-        name = checked_text("a display name", told.display_name, 200)
-        email = checked_text("an e-mail address", told.email, 254) if told.email else ""
+    def _put(self, by: str, subject: str, display_name: str, email: str, *, replace: bool) -> PersonCard:
+        person = person_id(subject)
+        name = checked_text("a display name", display_name, 200)
+        email = checked_text("an e-mail address", email, 254) if email else ""
         with self._store.read() as session:
             known = session.get(PersonRow, person)
             if known is not None and replace and (known.display_name, known.email) == (name, email):
@@ -68,7 +68,7 @@ class People(Desk):
             self._judge(change)
             row = change.session.get(PersonRow, person)
             if row is None:
-                row = PersonRow(id=person, subject=told.subject, display_name=name, email=email, disabled=False)
+                row = PersonRow(id=person, subject=subject, display_name=name, email=email, disabled=False)
                 change.session.add(row)
             elif not replace:
                 raise ConflictError(f"person '{person}' is there already")
