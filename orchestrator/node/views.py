@@ -14,8 +14,9 @@ from orchestrator.terms import Grant
 
 
 def view_key(grant: Grant) -> str:
-    """Under which a view is shared: the same project, and the same terms to the letter."""
-    terms = hashlib.sha256(grant.permit.model_dump_json().encode()).hexdigest()
+    """Under which a view is shared: the same project, permit version, tables, columns and rows to the letter."""
+    tables = "\n".join(table.model_dump_json() for table in grant.permit.tables)
+    terms = hashlib.sha256(tables.encode()).hexdigest()
     return f"{grant.project_id}-{grant.permit.version}-{terms[:16]}"
 
 

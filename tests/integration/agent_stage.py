@@ -61,8 +61,6 @@ class StandIn:
         stage = self
 
         class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
             def address_string(self) -> str:
                 return "unix"
 
@@ -273,7 +271,7 @@ class Stage:
             f"{LABEL_DEPLOYMENT}={self.settings.deployment}",
             LABEL_SESSION if session is None else f"{LABEL_SESSION}={session}",
         ]
-        found = self.engine.containers.list(all=True, filters={"label": wanted})
+        found = self.engine.containers.list(all=True, filters={"label": wanted}, ignore_removed=True)
         return {f"{each.labels['bulle.session']}/{each.labels['bulle.part']}": each for each in found}
 
     def in_sandbox(self, session: str, script: str) -> tuple[int, str]:

@@ -202,7 +202,8 @@ def test_what_cannot_be_audited_does_not_happen(agent: Stage, kind: str) -> None
 def test_a_silent_authority_means_no_start(agent: Stage) -> None:
     agent.authority.stop()
     try:
-        assert refused(agent.start(agent.grant()))["code"] == "unavailable"
+        error = refused(agent.start(agent.grant()))
+        assert error["code"] == "unavailable", error
         assert agent.nothing_left()
     finally:
         agent.authority.start()
@@ -263,7 +264,7 @@ class Door(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX); self.sock.connect({door!r})
 def ask(method, path, body=None):
     door = Door("door"); door.request(method, path, json.dumps(body) if body is not None else None)
-    answer = door.getresponse(); print(answer.status, answer.read().decode()[:300])
+    answer = door.getresponse(); print(answer.status, repr(answer.read().decode()[-300:]))
 """
 
 
@@ -295,7 +296,7 @@ def test_the_hub_can_do_nothing_but_what_a_grant_says(agent: Stage) -> None:
     )
     statuses = [int(line.split()[0]) for line in lines if line.split()[0].isdigit()]
     assert statuses[:3] == [422, 422, 422] and statuses[4:8] == [422, 404, 404, 404], lines
-    assert '"error"' in lines[3] and "LD_PRELOAD" in lines[3]
+    assert "error" in lines[3] and "LD_PRELOAD" in lines[3]
     assert not agent.containers(), "none of these started anything"
     # Another project's volume: only a grant names a project, and the hub cannot sign one.
     other = agent.grant(project_id="2" * 32, project="lung")
@@ -451,8 +452,8 @@ def test_a_polite_end_stops_sessions_and_unmounts(stage: Stage, serving: Stage) 
     ("hole", "found"),
     [
         ("network", "interfaces"),
-        ("capability", "raw-socket"),
-        ("writable-root", "write"),
+        ("capability", "CapBnd"),
+        ("writable-root", "unlink /etc"),
         ("privileges", "NoNewPrivs"),
         ("core-dumps", "core-dumps"),
         ("engine-socket", "docker.sock"),
