@@ -259,9 +259,7 @@ class BulleAuthenticator(GenericOAuthenticator):
             raise UnavailableError(f"the login service {what}", hint="log in again")
         return answer
 
-    async def audit(
-        self, kind: str, person: str, outcome: Outcome, detail: dict[str, Any] | None = None
-    ) -> None:
+    async def audit(self, kind: str, person: str, outcome: Outcome, detail: dict[str, Any] | None = None) -> None:
         """Write one event; it is in the log when this returns.
 
         Raises:

@@ -159,6 +159,6 @@ def _pages(c: Any, settings: Settings) -> None:
         # by scripts.
         "cookie_options": {"httponly": True, "samesite": "Lax", "secure": secure},
         "xsrf_cookie_kwargs": {"samesite": "Lax", "secure": secure},
-        # A start answers at once: the portal shows its steps.
-        "slow_spawn_timeout": 0,
+        # The answer to a request for a start says how it failed, if it does so soon; the portal need not wait for it.
+        "slow_spawn_timeout": 10,
     }

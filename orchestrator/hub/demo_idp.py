@@ -22,9 +22,7 @@ def configuration(settings: Settings) -> str:
     """
     issuer = urlsplit(settings.oidc.issuer)
     if issuer.scheme != "http" or issuer.hostname not in ("127.0.0.1", "localhost") or issuer.port is None:
-        raise SettingsError(
-            f"the demo's provider needs a loopback issuer with a port, not {settings.oidc.issuer}"
-        )
+        raise SettingsError(f"the demo's provider needs a loopback issuer with a port, not {settings.oidc.issuer}")
     own = settings.layout.secrets / "demo-idp"
     return json.dumps(
         {

@@ -55,9 +55,7 @@ def read_line(line: str) -> Step | Started:
             up = said["started"]
             return Started(session=str(up["session"]), host=str(up["host"]), port=int(up["port"]))
         else:
-            return Step(
-                str(said["step"]), max(0, int(said.get("done") or 0)), max(0, int(said.get("total") or 0))
-            )
+            return Step(str(said["step"]), max(0, int(said.get("done") or 0)), max(0, int(said.get("total") or 0)))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise NodeError(f"the node agent said something unexpected: {line[:200]!r}") from error
     raise fault

@@ -47,9 +47,7 @@ def read_discovery(document: Mapping[str, Any], issuer: str) -> Endpoints:
     named = document.get("issuer")
     # A provider that answers for another issuer could have its tokens accepted here (mix-up attack).
     if not isinstance(named, str) or named.rstrip("/") != issuer.rstrip("/"):
-        raise UnavailableError(
-            f"the login service at {issuer} calls itself {named!r}", hint="correct oidc.issuer"
-        )
+        raise UnavailableError(f"the login service at {issuer} calls itself {named!r}", hint="correct oidc.issuer")
 
     def endpoint(name: str, *, required: bool) -> str | None:
         value = document.get(name)
@@ -73,9 +71,7 @@ def read_discovery(document: Mapping[str, Any], issuer: str) -> Endpoints:
 
 def _is_safe(url: str) -> bool:
     parts = urlsplit(url)
-    return parts.scheme == "https" or (
-        parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1")
-    )
+    return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1"))
 
 
 class Provider:

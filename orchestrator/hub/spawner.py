@@ -162,9 +162,7 @@ class BulleSpawner(Spawner):
 
     async def _start(self) -> str:
         if not self.name:
-            raise RefusedError(
-                "a workspace belongs to a project", hint="open it from the list of your projects"
-            )
+            raise RefusedError("a workspace belongs to a project", hint="open it from the list of your projects")
         self._tell(progress_event(Step("checking")))
         async with AsyncAuthorityClient(Path(self.authority_socket)) as authority:
             issued = await authority.grant(self.user.name, self.name)

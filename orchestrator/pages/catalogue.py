@@ -27,7 +27,7 @@ msgstr ""
 "MIME-Version: 1.0\\n"
 "Content-Type: text/plain; charset=utf-8\\n"
 "Content-Transfer-Encoding: 8bit\\n"
-"Plural-Forms: {plural};\\n"
+"Plural-Forms: {plural}\\n"
 
 """
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -22,15 +22,16 @@ from starlette.staticfiles import StaticFiles
 
 from orchestrator import pages
 from orchestrator.config import Settings
-from orchestrator.errors import BulleError, ConflictError, NotFoundError, RefusedError, UnavailableError
+from orchestrator.errors import BulleError, NotFoundError, RefusedError, UnavailableError
 from orchestrator.governance.cards import DeploymentCard, PersonCard, ProjectCard
 from orchestrator.governance.client import AsyncAuthorityClient
 from orchestrator.governance.states import PlatformRole
 from orchestrator.pages.languages import COOKIE as LANGUAGE_COOKIE
 from orchestrator.portal.hub import PREFIX, Hub, server_url
 from orchestrator.portal.look import Look, SafeHeaders
-from orchestrator.portal.progress import failure_words, relayed
+from orchestrator.portal.progress import relayed
 from orchestrator.portal.sessions import LOGIN_SECONDS, SESSION_SECONDS, Session, Sessions
+from orchestrator.portal.starts import Starts
 
 SESSION_COOKIE = "bulle-portal"
 LOGIN_COOKIE = "bulle-portal-login"
@@ -65,6 +66,7 @@ class Portal:
         self._hub = hub
         self._authority = authority
         self._sessions = Sessions()
+        self._starts = Starts(hub)
         self._look = Look(settings)
         self._secure = settings.public_url.startswith("https://")
 
@@ -88,6 +90,7 @@ class Portal:
         @asynccontextmanager
         async def lifespan(app: Starlette) -> AsyncIterator[None]:
             yield
+            await self._starts.close()
             await self._hub.close()
             await self._authority.close()
 
@@ -103,9 +106,7 @@ class Portal:
         )
 
     # -- who is there ------------------------------------------------------------------------------
-    def _own(
-        self, serve: Page, *, form: bool = False, page: bool = True
-    ) -> Callable[[Request], Awaitable[Response]]:
+    def _own(self, serve: Page, *, form: bool = False, page: bool = True) -> Callable[[Request], Awaitable[Response]]:
         """Serve only to a logged-in person; with ``form``, only from a form of that person's own pages."""
 
         async def guarded(request: Request) -> Response:
@@ -157,21 +158,19 @@ class Portal:
         return answer
 
     def _set_cookie(self, answer: Response, name: str, value: str, seconds: int) -> None:
-        answer.set_cookie(
-            name, value, max_age=seconds, path=PREFIX, httponly=True, samesite="lax", secure=self._secure
-        )
+        answer.set_cookie(name, value, max_age=seconds, path=PREFIX, httponly=True, samesite="lax", secure=self._secure)
 
     async def logout(self, request: Request, session: Session) -> Response:
         """Log out here, then at the hub, which ends everything else of this person."""
         self._sessions.close(session)
-        answer = RedirectResponse("/hub/logout", 303)
+        # A page that leads on, not a redirect: the provider's own log-out, at the end, is at another address, and
+        # no form of ours may lead to one (form-action).
+        answer = self._look.page(request, "leaving.html")
         answer.delete_cookie(SESSION_COOKIE, path=PREFIX)
         return answer
 
     async def _visitor(self, session: Session) -> Visitor:
-        card, deployment = await asyncio.gather(
-            self._authority.person(session.person), self._authority.deployment()
-        )
+        card, deployment = await asyncio.gather(self._authority.person(session.person), self._authority.deployment())
         return Visitor(session, card, deployment)
 
     # -- pages -------------------------------------------------------------------------------------
@@ -199,9 +198,7 @@ class Portal:
     async def open(self, request: Request, session: Session) -> Response:
         """Start a workspace and answer at once with the page that shows how it starts."""
         slug = _slug(request)
-        # In a conflict it runs already, or is stopping: the page knows which.
-        with suppress(ConflictError):
-            await self._hub.start(session.token, session.person, slug)
+        self._starts.begin(session, slug)
         return RedirectResponse(f"{PREFIX}start/{slug}", 303)
 
     async def start(self, request: Request, session: Session) -> Response:
@@ -223,24 +220,22 @@ class Portal:
         reader = self._look.language(request)
 
         async def stream() -> AsyncIterator[bytes]:
-            try:
-                async with aclosing(self._hub.progress(session.token, session.person, slug)) as events:
-                    async for event in events:
-                        shown = relayed(event, server_url(session.person, slug), reader)
-                        if shown:
-                            yield _event(shown)
-            except NotFoundError:
+            told: dict[str, Any] = {}
+            async with aclosing(self._starts.find(session, slug).events()) as events:
+                async for event in events:
+                    told = relayed(event, server_url(session.person, slug), reader)
+                    if told:
+                        yield _event(told)
+            if "ready" not in told and "failed" not in told:
                 yield _event({"gone": True})
-            except BulleError as error:
-                yield _event({"failed": failure_words(reader, error.code, error.message, error.hint)})
 
-        return StreamingResponse(
-            stream(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
-        )
+        return StreamingResponse(stream(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
     async def stop(self, request: Request, session: Session) -> Response:
         """Stop a workspace, or break off its start."""
-        await self._hub.stop(session.token, session.person, _slug(request))
+        slug = _slug(request)
+        self._starts.forget(session, slug)
+        await self._hub.stop(session.token, session.person, slug)
         return RedirectResponse(PREFIX, 303)
 
     async def _project(self, session: Session, slug: str) -> ProjectCard:

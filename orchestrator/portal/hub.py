@@ -11,11 +11,13 @@ from urllib.parse import quote, urlencode
 import httpx
 from jupyterhub.services.auth import HubOAuth
 
-from orchestrator.errors import BulleError, ConflictError, NotFoundError, RefusedError, UnavailableError
+from orchestrator.errors import BulleError, ConflictError, NotFoundError, RefusedError, UnavailableError, from_wire
 
 PREFIX = "/services/portal/"
 CLIENT_ID = "service-portal"
 SCOPE = "access:services!service=portal"
+
+_KINDS: dict[int, type[BulleError]] = {400: ConflictError, 404: NotFoundError, 401: RefusedError, 403: RefusedError}
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,7 @@ class Hub:
 
     def __init__(self, url: str, api_token: str) -> None:
         self._api = f"{url}/hub/api"
-        self._http = httpx.AsyncClient(
-            base_url=self._api, timeout=httpx.Timeout(30.0, connect=5.0), trust_env=False
-        )
+        self._http = httpx.AsyncClient(base_url=self._api, timeout=httpx.Timeout(30.0, connect=5.0), trust_env=False)
         self._oauth = HubOAuth(
             api_url=self._api,
             api_token=api_token,
@@ -132,21 +132,17 @@ class Hub:
     async def _order(self, method: str, token: str, person: str, slug: str) -> None:
         path = f"/users/{_word(person)}/servers/{_word(slug)}"
         try:
-            answer = await self._http.request(method, path, headers=_bearer(token), content=b"")
+            answer = await self._http.request(method, path, headers=_bearer(token), content=b"", timeout=60.0)
         except httpx.HTTPError as error:
             raise _silent(error) from error
         if answer.is_success:
             return
-        message = str(
-            _model(answer, any_status=True).get("message") or f"the hub answered {answer.status_code}"
-        )
-        if answer.status_code == 400:
-            raise ConflictError(message)
-        if answer.status_code == 404:
-            raise NotFoundError(message)
-        if answer.status_code in (401, 403):
-            raise RefusedError(message)
-        raise UnavailableError(message)
+        message = str(_model(answer, any_status=True).get("message") or f"the hub answered {answer.status_code}")
+        # A start that failed says why in the status line's words (orchestrator.hub.spawner.failure).
+        told = from_wire(answer.reason_phrase, message)
+        if type(told) is not BulleError:
+            raise told
+        raise _KINDS.get(answer.status_code, UnavailableError)(message)
 
     async def progress(self, token: str, person: str, slug: str) -> AsyncGenerator[dict[str, Any]]:
         """The events of a start as the hub tells them; ends when the start does.

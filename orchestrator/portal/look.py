@@ -85,6 +85,8 @@ class Look:
                 "words": words,
                 "said": lambda table, code, otherwise=None: words.said(reader, table, code, otherwise),
                 "own": lambda text: words.own_text(reader, text),
+                "condition": lambda text: words.condition(reader, text),
+                "pseudonym_type": "string" if self._settings.workspace.pseudonyms == "text" else "bytes",
                 "transform": lambda text: words.transform(reader, text),
                 "assets": f"{PREFIX}static/",
                 "assets_version": pages.version(),
@@ -96,12 +98,8 @@ class Look:
                 **values,
             }
         )
-        return HTMLResponse(
-            text, status, headers={"Content-Language": reader.code, "Vary": "Accept-Language, Cookie"}
-        )
+        return HTMLResponse(text, status, headers={"Content-Language": reader.code, "Vary": "Accept-Language, Cookie"})
 
     def fault(self, request: Request, status: int, kind: str, detail: str = "") -> HTMLResponse:
         """A page that says what did not work, and what to do."""
-        return self.page(
-            request, "fault.html", status=status, kind=kind, detail=detail, code=HTTPStatus(status).value
-        )
+        return self.page(request, "fault.html", status=status, kind=kind, detail=detail, code=HTTPStatus(status).value)

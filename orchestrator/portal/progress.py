@@ -8,16 +8,14 @@ from orchestrator.pages.languages import Language
 from orchestrator.portal import words
 
 
-def relayed(event: dict[str, Any], url: str, reader: Language) -> dict[str, Any] | None:
-    """What the browser is told of one of the hub's progress events; None when it says nothing to a person."""
+def relayed(event: dict[str, Any], url: str, reader: Language) -> dict[str, Any]:
+    """What the browser is told of one of the hub's progress events; nothing when it says nothing to a person."""
     if event.get("ready"):
         return {"ready": True, "url": url}
     if isinstance(event.get("failure"), dict):
         told = event["failure"]
         return {
-            "failed": failure_words(
-                reader, str(told.get("code")), str(told.get("message") or ""), told.get("hint")
-            )
+            "failed": failure_words(reader, str(told.get("code")), str(told.get("message") or ""), told.get("hint"))
         }
     if event.get("failed"):
         message = str(event.get("message") or "").removeprefix("Spawn failed: ")
@@ -32,7 +30,7 @@ def relayed(event: dict[str, Any], url: str, reader: Language) -> dict[str, Any]
                 "text": reader.text(words.ROWS, done=reader.number(done), total=reader.number(total)),
             }
         return shown
-    return None
+    return {}
 
 
 def failure_words(reader: Language, code: str, message: str, hint: str | None) -> dict[str, str]:

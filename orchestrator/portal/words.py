@@ -70,6 +70,7 @@ TYPES = {
     "boolean": _marked("yes or no"),
     "date": _marked("date"),
     "datetime": _marked("date and time"),
+    "bytes": _marked("16 bytes"),
 }
 
 #: what a person reads first when a start fails, by the error's code
@@ -89,9 +90,7 @@ ADVICE = {
     "refused": _marked("Ask the project’s lead if you think that this is wrong."),
     "grant": _marked("Try again. If it happens again, tell your administrator."),
     "not-found": _marked("Go back to the list of your projects."),
-    "isolation": _marked(
-        "Nothing was mounted. Your administrator must look at this before anybody can work here."
-    ),
+    "isolation": _marked("Nothing was mounted. Your administrator must look at this before anybody can work here."),
     "custody": _marked("Tell your administrator: the key custodian must be reachable."),
     "audit": _marked("Tell your administrator."),
     "unavailable": _marked("Wait a minute and try again. Tell your administrator if it lasts."),
@@ -107,13 +106,45 @@ _TRANSFORMS = (
 )
 
 
+#: comparisons of a row filter; signs are the same in every language
+_COMPARISONS = {
+    "=": "=",
+    "!=": "≠",
+    "<": "<",
+    "<=": "≤",
+    ">": ">",
+    ">=": "≥",
+    "in": _marked("is one of"),
+    "not-in": _marked("is none of"),
+    "is-null": _marked("is missing"),
+    "not-null": _marked("is given"),
+}
+_CONDITION = re.compile(r"(?P<column>\S+) (?P<operator>\S+)(?: (?P<value>.*))?", re.DOTALL)
+
+
 def transform(in_words: Language, text: str | None) -> str:
     """A column's coarsening in words; one that has no words is shown as it is."""
     for pattern, said in _TRANSFORMS:
         found = pattern.fullmatch(text or "")
         if found:
-            return in_words.text(said, **found.groupdict()) if found.groupdict() else in_words.text(said)
+            values = {name: _number(in_words, value) for name, value in found.groupdict().items()}
+            return in_words.text(said, **values)
     return text or ""
+
+
+def condition(in_words: Language, text: str) -> tuple[str, str, str]:
+    """A condition on rows: its column, the comparison in words, and the value."""
+    found = _CONDITION.fullmatch(text)
+    if found is None or found["operator"] not in _COMPARISONS:
+        return "", text, ""
+    return found["column"], in_words.text(_COMPARISONS[found["operator"]]), found["value"] or ""
+
+
+def _number(in_words: Language, text: str) -> str:
+    try:
+        return in_words.number(float(text))
+    except ValueError:
+        return text
 
 
 def said(in_words: Language, words: Mapping[str, str], code: str, otherwise: str | None = None) -> str:

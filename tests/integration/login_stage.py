@@ -326,7 +326,8 @@ def serve_door(settings: Settings, folder: Path) -> None:
             file.write(json.dumps(asked) + "\n")
         told = folder / "door.json"
         behaviour = json.loads(told.read_text()) if told.exists() else {}
-        session = jwt.decode(asked["grant"], options={"verify_signature": False}, algorithms=["EdDSA"])["session"]
+        claims = jwt.decode(asked["grant"], options={"verify_signature": False}, algorithms=["EdDSA"])
+        session = claims["grant"]["session"]
         pause = float(behaviour.get("pause", 0.05))
 
         async def lines() -> Any:
