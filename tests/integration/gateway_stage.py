@@ -62,6 +62,7 @@ c.JupyterHub.load_roles = [
     {"name": "test", "services": ["test"], "scopes": ["admin:users", "admin:servers", "tokens",
     "access:servers"]}, {"name": "admins", "users": ["admin"], "scopes": ["access:servers"]},
 ]
+c.JupyterHub.default_url = "/hub/home"
 c.JupyterHub.log_level = "WARN"
 """
 
@@ -133,7 +134,7 @@ class Workspace:
         self.containers.append(identity)
         return identity
 
-    def display(self, image: str, *, group: bool = True) -> str:
+    def display(self, image: str) -> str:
         f = self.folder
         command = ["/usr/lib/bulle/display", *(["--paste-in"] if self.paste_in else [])]
         identity = self.run(
@@ -142,7 +143,7 @@ class Workspace:
             "-v", f"{f}/display:/run/bulle/display:ro", "--tmpfs", "/tmp:size=32m,mode=1777", "",
             json.dumps(command),
         )  # fmt: skip
-        wait_for(lambda: (f / "rfb" / "rfb.sock").exists() and (f / "x11" / "X1").exists(), "the display")
+        wait_for(lambda: _is_up(f) or not _runs(identity), "the display")
         return identity
 
     def bridge(self, image: str, network: str, environment: dict[str, str], **changes: object) -> str:
@@ -223,10 +224,17 @@ def stage_spawner():
         async def poll(self):
             if self.workspace is None or not self.workspace.containers:
                 return 0
-            running = docker("inspect", "-f", "{{.State.Running}}", self.workspace.containers[-1], check=False)
-            return None if running == "true" else 0
+            return None if _runs(self.workspace.containers[-1]) else 0
 
     return StageSpawner
+
+
+def _is_up(folder: Path) -> bool:
+    return (folder / "rfb" / "rfb.sock").exists() and (folder / "x11" / "X1").exists()
+
+
+def _runs(identity: str) -> bool:
+    return docker("inspect", "-f", "{{.State.Running}}", identity, check=False) == "true"
 
 
 @dataclass

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from orchestrator.workspaces.gateway.hub_login import Own
     from orchestrator.workspaces.gateway.relay import RelayHandler
 
-NOVNC = Path("/usr/share/bulle/novnc")
+#: the page's script and style sheet, made when the image is built
+BUILT = Path("/usr/share/bulle/page")
 #: seconds for which the hub's answer about a token serves again (page files only; a websocket always asks)
 _HUB_CACHE = 3
 _ACTIVITY_SECONDS = 60.0
@@ -128,12 +129,12 @@ class Bridge:
                 app_log.warning("the hub did not take the report of activity: %s", type(error).__name__)
 
 
-async def serve(bridge: Bridge, sockets: Iterable[socket], *, novnc: Path) -> None:
+async def serve(bridge: Bridge, sockets: Iterable[socket], *, built: Path) -> None:
     """Serve until the session is over."""
     from orchestrator.workspaces.gateway.pages import application  # noqa: PLC0415
 
     server = HTTPServer(
-        application(bridge, novnc=novnc), max_body_size=0, max_header_size=32768, idle_connection_timeout=300
+        application(bridge, built=built), max_body_size=0, max_header_size=32768, idle_connection_timeout=300
     )
     server.add_sockets(sockets)
     loop = asyncio.get_running_loop()
@@ -174,7 +175,7 @@ def main() -> int:
     sockets = bind_sockets(PORT, "0.0.0.0")  # noqa: S104 (its network has the hub's proxy and nobody else)
 
     async def run() -> None:
-        await serve(make_bridge(session), sockets, novnc=NOVNC)
+        await serve(make_bridge(session), sockets, built=BUILT)
 
     asyncio.run(run())
     return 0

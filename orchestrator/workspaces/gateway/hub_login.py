@@ -23,6 +23,8 @@ def _without_database() -> None:
         sys.modules[name] = ModuleType(name)
     sys.modules["sqlalchemy"].__path__ = []
     sys.modules["sqlalchemy.exc"].SQLAlchemyError = Exception  # type: ignore[attr-defined]
+    # An optional resolver of names in C; the hub is reached by its address.
+    sys.modules["aiodns"] = None  # type: ignore[assignment]
     jupyterhub.orm, jupyterhub.roles = sys.modules["jupyterhub.orm"], sys.modules["jupyterhub.roles"]
 
 

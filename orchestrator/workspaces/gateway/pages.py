@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from orchestrator.workspaces.gateway.bridge import Bridge
 
 _PAGE = Path(__file__).parent / "page"
-_IMPORT = re.compile(r"""^(?:import|export)\b[^'";(]*["'](\.[^'"]+)["']""", re.MULTILINE)
+_BUILT = ("desktop.js", "style.css")
 
 _REFUSALS = {
     "en": {
@@ -150,9 +150,6 @@ class DesktopHandler(_Guarded):
                 title=html.escape(session.project_title),
                 session=html.escape(json.dumps(told)),
                 files=html.escape(files.url),
-                preload="\n".join(
-                    f'<link rel="modulepreload" href="{html.escape(files.url + name)}">' for name in files.modules
-                ),
             )
         )
 
@@ -167,7 +164,7 @@ class SessionHandler(_Guarded):
 
 
 class FileHandler(_Guarded, StaticFileHandler):
-    """The page's own files and noVNC's."""
+    """The page's script (with noVNC in it) and style sheet."""
 
     def initialize(self, bridge: Bridge, path: str) -> None:  # type: ignore[override]  # noqa: D102
         _Guarded.initialize(self, bridge)
@@ -176,12 +173,6 @@ class FileHandler(_Guarded, StaticFileHandler):
     def set_extra_headers(self, path: str) -> None:
         """Keep them for good: the address holds the version."""
         self.set_header("Cache-Control", "private, max-age=31536000, immutable")
-
-    def validate_absolute_path(self, root: str, absolute_path: str) -> str | None:
-        """Scripts and styles only."""
-        if not absolute_path.endswith((".js", ".css")):
-            raise HTTPError(404)
-        return super().validate_absolute_path(root, absolute_path)
 
 
 class NothingHandler(_Guarded):
@@ -200,65 +191,31 @@ class CallbackHandler(_Guarded, HubOAuthCallbackHandler):
 
 
 class Files:
-    """The page's files and noVNC's: their version, and every module that the page will need.
+    """The page's script and style sheet, as the image's build made them, at an address that holds their version."""
 
-    Naming all modules in the page lets the browser fetch them at once; found one import at a time, they would take as
-    many round trips as they are deep.
-    """
-
-    def __init__(self, prefix: str, page: Path, novnc: Path) -> None:
-        self.page, self.novnc = page, novnc
-        self.modules = self._reachable("page/desktop.js")
-        digest = hashlib.sha256()
-        for name in [*self.modules, "page/style.css"]:
-            digest.update(name.encode() + self._path(name).read_bytes())
-        self.version = digest.hexdigest()[:16]
-        self.url = f"{prefix}files/{self.version}/"
-
-    def _path(self, name: str) -> Path:
-        room, _, rest = name.partition("/")
-        return (self.page if room == "page" else self.novnc) / rest
-
-    def _reachable(self, first: str) -> list[str]:
-        found, ahead = [first], [first]
-        while ahead:
-            name = ahead.pop()
-            for target in _IMPORT.findall(self._path(name).read_text(encoding="utf-8")):
-                reached = _join(name, target)
-                if reached not in found:
-                    found.append(reached)
-                    ahead.append(reached)
-        return found
-
-
-def _join(base: str, relative: str) -> str:
-    parts = base.split("/")[:-1]
-    for part in relative.split("/"):
-        if part == "..":
-            parts.pop()
-        elif part != ".":
-            parts.append(part)
-    return "/".join(parts)
+    def __init__(self, prefix: str, built: Path) -> None:
+        digest = hashlib.sha256(b"".join((built / name).read_bytes() for name in _BUILT)).hexdigest()[:16]
+        self.built = built
+        self.url = f"{prefix}files/{digest}/"
 
 
 def _file(name: str) -> Template:
     return Template((_PAGE / name).read_text(encoding="utf-8"))
 
 
-def application(bridge: Bridge, *, novnc: Path) -> Application:
+def application(bridge: Bridge, *, built: Path) -> Application:
     """The web application of one bridge; its cookie secret lives as long as it does."""
     prefix = re.escape(bridge.session.prefix)
-    files = Files(bridge.session.prefix, _PAGE, novnc)
+    files = Files(bridge.session.prefix, built)
     own = {"bridge": bridge}
-    version = re.escape(files.version)
+    names = "|".join(re.escape(name) for name in _BUILT)
     return Application(
         [
             (prefix, DesktopHandler, own),
             (f"{prefix}rfb", RelayHandler, own),
             (f"{prefix}session", SessionHandler, own),
             (f"{prefix}oauth_callback", CallbackHandler, own),
-            (f"{prefix}files/{version}/page/(.*)", FileHandler, {**own, "path": str(_PAGE)}),
-            (f"{prefix}files/{version}/novnc/(.*)", FileHandler, {**own, "path": str(novnc)}),
+            (f"{re.escape(files.url)}({names})", FileHandler, {**own, "path": str(built)}),
         ],
         default_handler_class=NothingHandler,
         default_handler_args=own,

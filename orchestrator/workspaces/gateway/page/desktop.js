@@ -229,8 +229,9 @@ const keys = new Keys(element("keys"), {
     hold: (keysym, code, down) => rfb?.sendKey(keysym, code, down),
     paste: told.pasteIn ? paste : null,
 });
-furnish();
+// The connection first: all else is drawn while it is being made.
 veil(words.opening, "", { busy: true, solid: true });
+connect();
+furnish();
 watermark(element("watermark"), { person: told.person, project: told.project, language });
 warnBeforeEnd();
-connect();

@@ -120,17 +120,10 @@ def test_the_second_browser_replaces_the_first(tmp_path: Path) -> None:
     second.close.assert_not_called()
 
 
-def test_every_module_that_a_page_reaches_is_named(tmp_path: Path) -> None:
-    page, novnc = tmp_path / "page", tmp_path / "novnc"
-    (novnc / "core").mkdir(parents=True)
-    page.mkdir()
-    (page / "desktop.js").write_text('import RFB from "../novnc/core/rfb.js";\nimport {\n  a,\n} from "./a.js";\n')
-    (page / "a.js").write_text("export * from '../novnc/core/b.js';\nconst x = \"./not.js\";\n")
-    (page / "style.css").write_text("")
-    (novnc / "core" / "rfb.js").write_text("import b from './b.js';\n")
-    (novnc / "core" / "b.js").write_text("export default class B {}\n")
-    files = pages.Files("/p/", page, novnc)
-    assert sorted(files.modules) == ["novnc/core/b.js", "novnc/core/rfb.js", "page/a.js", "page/desktop.js"]
-    before = files.version
-    (novnc / "core" / "b.js").write_text("export default class C {}\n")
-    assert pages.Files("/p/", page, novnc).version != before
+def test_another_page_has_another_address(tmp_path: Path) -> None:
+    for name in ("desktop.js", "style.css"):
+        (tmp_path / name).write_text("x")
+    before = pages.Files("/p/", tmp_path).url
+    assert before.startswith("/p/files/")
+    (tmp_path / "desktop.js").write_text("y")
+    assert pages.Files("/p/", tmp_path).url != before
