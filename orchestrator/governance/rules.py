@@ -85,6 +85,8 @@ def _rule(may: Iterable[Fact], may_not: Iterable[Fact] = ()) -> Rule:
     return Rule(frozenset(may), frozenset(may_not) | {Fact.DISABLED})
 
 
+# SELF stands in each row about admission, also where another entry implies it: the rule that nobody approves
+# themselves must not hang on how membership rows happen to be kept.
 _NOT_FOR_THEMSELVES = (Fact.SELF, Fact.FOR_DISABLED, Fact.FOR_PERMIT_APPROVER)
 
 TABLE: Mapping[Action, Rule] = MappingProxyType(
@@ -97,9 +99,7 @@ TABLE: Mapping[Action, Rule] = MappingProxyType(
         Action.ROLE_REMOVE: _rule({Fact.OPERATOR, Fact.ADMINISTRATOR}),
         Action.PROJECT_CREATE: _rule({Fact.CUSTODIAN, Fact.ADMINISTRATOR}, {Fact.SELF, Fact.FOR_DISABLED}),
         # Activation appoints the first lead, so it obeys what appointing a lead obeys.
-        Action.PROJECT_ACTIVATE: _rule(
-            {Fact.CUSTODIAN}, {Fact.INVOLVED, *_NOT_FOR_THEMSELVES, Fact.FOR_LEAD_APPOINTER}
-        ),
+        Action.PROJECT_ACTIVATE: _rule({Fact.CUSTODIAN}, {Fact.INVOLVED, *_NOT_FOR_THEMSELVES}),
         # The emergency stop: nothing about a person in office forbids pulling it.
         Action.PROJECT_SUSPEND: _rule({Fact.CUSTODIAN, Fact.ADMINISTRATOR}),
         Action.PROJECT_RESUME: _rule({Fact.CUSTODIAN}, {Fact.INVOLVED}),
