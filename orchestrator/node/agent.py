@@ -87,9 +87,7 @@ def read_images(layout: Layout) -> Images:
         ids = json.loads(layout.images.read_text(encoding="utf-8"))
         return Images(gateway=ids["gateway"], sandbox=ids["sandbox"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SettingsError(
-            f"{layout.images} does not name the images: {error}", hint="build the images"
-        ) from error
+        raise SettingsError(f"{layout.images} does not name the images: {error}", hint="build the images") from error
 
 
 def clean(layout: Layout, runtime: Runtime) -> tuple[int, int]:

@@ -51,9 +51,7 @@ def parse_start(body: bytes) -> StartRequest:
     try:
         return StartRequest.model_validate_json(body)
     except ValidationError as error:
-        places = sorted(
-            {".".join(map(str, fault["loc"])) or "body" for fault in error.errors(include_input=False)}
-        )
+        places = sorted({".".join(map(str, fault["loc"])) or "body" for fault in error.errors(include_input=False)})
         raise InputError(f"the request is not one for a start: {', '.join(places)[:300]}") from error
 
 
@@ -85,9 +83,7 @@ class _Start:
             self._tell(asdict(step))
 
         try:
-            done = self._sessions.start(
-                self._wanted.grant, self._wanted.bridge_environment, report, self._abort
-            )
+            done = self._sessions.start(self._wanted.grant, self._wanted.bridge_environment, report, self._abort)
         except BulleError as error:
             self._tell({"error": to_wire(error)})
         except Exception as error:  # noqa: BLE001 - the caller hears that it failed, the log what it was
@@ -118,9 +114,7 @@ class _Start:
             if not sent_last:
                 self._abort.set()
                 if session is not None:
-                    await asyncio.shield(
-                        asyncio.to_thread(self._sessions.stop, session, "the caller went away")
-                    )
+                    await asyncio.shield(asyncio.to_thread(self._sessions.stop, session, "the caller went away"))
 
 
 def door_app(sessions: Sessions) -> Starlette:
@@ -144,9 +138,7 @@ def door_app(sessions: Sessions) -> Starlette:
 
     async def stop(request: Request) -> Response:
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(
-            stoppers, sessions.stop, request.path_params["session"], "asked by the hub"
-        )
+        await loop.run_in_executor(stoppers, sessions.stop, request.path_params["session"], "asked by the hub")
         return Response(status_code=204)
 
     async def refuse(_: Request, error: Exception) -> Response:

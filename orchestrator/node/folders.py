@@ -75,9 +75,7 @@ class Folders:
         image = disk / "disk.img"
         if image.exists() and not self._keys.exists(key_id):
             # A new key would make a folder that looks empty, over one that nobody can read again.
-            raise CustodyError(
-                f"the key '{key_id}' is missing, and its folder is there", hint="restore the key ring"
-            )
+            raise CustodyError(f"the key '{key_id}' is missing, and its folder is there", hint="restore the key ring")
         key = self._keys.get_or_create(key_id)
         for folder in (disk, cipher, plain):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -18,9 +18,7 @@ _log = logging.getLogger(__name__)
 
 def event_of(kind: str, outcome: Outcome, grant: Grant | None = None, **detail: Any) -> Event:
     """An event by the node agent, about the person, project and session of ``grant``."""
-    about = (
-        {} if grant is None else {"person": grant.person, "project": grant.project, "session": grant.session}
-    )
+    about = {} if grant is None else {"person": grant.person, "project": grant.project, "session": grant.session}
     return Event(kind=kind, actor=ACTOR, outcome=outcome, detail=detail, **about)
 
 

@@ -12,14 +12,14 @@ import os
 import struct
 import subprocess
 import tempfile
-import time
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import NodeError
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_NOATIME = 1, 2, 4, 8, 32, 4096, 1024
-MNT_DETACH = 2
+MNT_FORCE, MNT_DETACH = 1, 2
 _LOOP_CTL_GET_FREE = 0x4C82
 _LOOP_CONFIGURE = 0x4C0A
 _LO_FLAGS_AUTOCLEAR = 4
@@ -137,7 +137,9 @@ def unmount(target: Path) -> None:
             code = ctypes.get_errno()
             if code == errno.EINVAL:
                 return  # gone meanwhile
-            if _libc.umount2(os.fsencode(target), MNT_DETACH) < 0:
+            # For FUSE this ends what waits for an answer of a process that is dead or does not answer.
+            _libc.umount2(os.fsencode(target), MNT_FORCE)
+            if is_mounted(target) and _libc.umount2(os.fsencode(target), MNT_DETACH) < 0:
                 raise _told(
                     f"{target} was not unmounted",
                     OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno())),
@@ -152,8 +154,7 @@ def unmount_below(folder: Path) -> int:
     return len(found)
 
 
-# -- ext4 in a file
-# ----------------------------------------------------------------------------------------------------
+# -- ext4 in a file -----------------------------------------------------------------------------------------
 def image_mount(image: Path, target: Path) -> None:
     """Mount the ext4 file system in the file ``image``; its loop device goes with the last mount of it."""
     try:
@@ -196,8 +197,7 @@ def _attach(image: Path) -> tuple[int, str]:
     raise OSError(errno.EBUSY, "no free loop device")
 
 
-# -- gocryptfs
-# ---------------------------------------------------------------------------------------------------------
+# -- gocryptfs ----------------------------------------------------------------------------------------------
 def _passphrase(key: bytes) -> bytes:
     return key.hex().encode() + b"\n"
 
@@ -217,19 +217,40 @@ def cipher_init(folder: Path, key: bytes) -> None:
 
 
 class CipherMount:
-    """A running gocryptfs: plaintext of ``folder`` at ``target``, from memory only."""
+    """A running gocryptfs: plaintext of ``folder`` at ``target``, from memory only.
+
+    The agent mounts, and gives gocryptfs the open end (``/dev/fd/N``): no set-uid helper, no second process. And
+    gocryptfs does not open a file of its own mount then, as it does otherwise: killed at that moment, it would wait
+    for its own answer for ever, and with it the end of the agent's container.
+    """
 
     def __init__(self, folder: Path, target: Path, key: bytes, *, seconds: float = 10) -> None:
         self.target = target
-        options = ["-q", "-fg", "-nosyslog", "-allow_other", "-nosuid", "-nodev", "-fsname", "bulle"]
         with tempfile.TemporaryFile() as errors:
-            self._process = subprocess.Popen(
-                ["gocryptfs", *options, "--", str(folder), str(target)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=errors,
-                start_new_session=True,
-            )
+            try:
+                device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+            except OSError as error:
+                raise _told("/dev/fuse cannot be opened", error) from error
+            try:
+                options = f"fd={device},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions"
+                _mount("bulle", target, "fuse.gocryptfs", MS_NOSUID | MS_NODEV, f"{options},max_read=1048576")
+                self._process = subprocess.Popen(
+                    [
+                        *("gocryptfs", "-q", "-fg", "-nosyslog", "-allow_other", "-nosuid", "-nodev", "--"),
+                        *(str(folder), f"/dev/fd/{device}"),
+                    ],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    stderr=errors,
+                    pass_fds=(device,),
+                    start_new_session=True,
+                )
+            except OSError as error:
+                unmount(target)
+                raise _told(f"gocryptfs was not started for {target}", error) from error
+            finally:
+                # gocryptfs alone holds it: when it ends, for whatever reason, every access fails and none waits.
+                os.close(device)
             try:
                 assert self._process.stdin is not None  # noqa: S101 - for the type checker: asked for above
                 self._process.stdin.write(_passphrase(key))
@@ -242,14 +263,14 @@ class CipherMount:
                 raise NodeError(f"gocryptfs did not mount {target}: {said or error}") from error
 
     def _wait(self, target: Path, seconds: float) -> None:
-        outside = target.parent.stat().st_dev
-        until = time.monotonic() + seconds
-        while target.stat().st_dev == outside:
-            if self._process.poll() is not None:
-                raise NodeError(f"it ended with status {self._process.returncode}")
-            if time.monotonic() > until:
-                raise NodeError(f"no mount after {seconds} s")
-            time.sleep(0.002)
+        """Ask for the root folder until gocryptfs answers; the question waits in the kernel, its end ends it."""
+        watchdog = threading.Timer(seconds, self._process.kill)
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            next(target.iterdir(), None)
+        finally:
+            watchdog.cancel()
 
     @property
     def alive(self) -> bool:

@@ -60,9 +60,7 @@ def checked_environment(environment: dict[str, str], grant: Grant) -> dict[str, 
         raise InputError(f"bridge_environment may not hold {', '.join(unknown)[:200]}")
     for name, value in environment.items():
         if len(value) > _LONGEST or not value.isprintable():
-            raise InputError(
-                f"bridge_environment: {name} is longer than {_LONGEST} characters or not printable"
-            )
+            raise InputError(f"bridge_environment: {name} is longer than {_LONGEST} characters or not printable")
     missing = [name for name in _NEEDED if not environment.get(name)]
     if missing:
         raise InputError(f"bridge_environment lacks {', '.join(missing)}")
@@ -108,9 +106,7 @@ def prepare(paths: WorkspacePaths, grant: Grant, settings: Settings, environment
             "idle_minutes": workspace.idle_minutes,
         }
         _file(paths.run / "bridge" / "bridge.json", {**told, **bridge}, Uid.BRIDGE)
-        _file(
-            paths.run / "sandbox" / "session.json", {**told, "language": settings.languages[0]}, Uid.SANDBOX
-        )
+        _file(paths.run / "sandbox" / "session.json", {**told, "language": settings.languages[0]}, Uid.SANDBOX)
     except OSError as error:
         raise NodeError(f"the folders of a session could not be made: {error.strerror or error}") from error
 

@@ -159,8 +159,7 @@ class Sessions:
         self._closed = False
         self._pool = ThreadPoolExecutor(max_workers=32, thread_name_prefix="session")
 
-    # -- start -----------------------------------------------------------------------------------------------
-    # ----------
+    # -- start ----------------------------------------------------------------------------------------------
     def start(self, token: str, environment: dict[str, str], report: Report, abort: threading.Event) -> Described:
         """Start the workspace that a grant is for; ``report`` hears each step; setting ``abort`` takes all
         back.
@@ -311,8 +310,7 @@ class Sessions:
         if ended:
             raise NodeError(f"{' and '.join(ended)} ended during the start")
 
-    # -- look ------------------------------------------------------------------------------------------------
-    # ----------
+    # -- look -----------------------------------------------------------------------------------------------
     def every(self) -> list[Described]:
         """Every session that is not gone."""
         with self._guard:
@@ -331,8 +329,7 @@ class Sessions:
         with self._guard:
             return [each.grant for each in self._sessions.values() if each.state in states]
 
-    # -- stop ------------------------------------------------------------------------------------------------
-    # ----------
+    # -- stop -----------------------------------------------------------------------------------------------
     def stop(self, session: str, reason: str) -> None:
         """End a session and wait until nothing of it is left; one that is not there is no error.
 

@@ -107,9 +107,7 @@ class Volumes:
                 return
             if there is not None or mounts.is_mounted(target):
                 raise ConflictError(f"something else shows at {target}")
-            if any(
-                (each.kind, each.grant.session) == (kind, grant.session) for each in self._published.values()
-            ):
+            if any((each.kind, each.grant.session) == (kind, grant.session) for each in self._published.values()):
                 raise ConflictError(f"the {kind} of session {grant.session} shows elsewhere already")
             self._pending.add(target)
         try:

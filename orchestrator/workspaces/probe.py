@@ -107,8 +107,7 @@ def family_of(host: str) -> int:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
-# -- network
-# -----------------------------------------------------------------------------------------------------------
+# -- network ------------------------------------------------------------------------------------------------
 def tcp(target: str) -> None:
     """Connect. A refusal by the other side is an answer, so it is open too."""
     host, port = split_host(target)
@@ -139,11 +138,7 @@ def udp(target: str) -> None:
 def resolver(target: str) -> None:
     """Ask a resolver directly."""
     host, port = split_host(target)
-    question = (
-        struct.pack(">6H", 0xB011, 0x0100, 1, 0, 0, 0)
-        + b"\x05probe\x07invalid\x00"
-        + struct.pack(">2H", 16, 1)
-    )
+    question = struct.pack(">6H", 0xB011, 0x0100, 1, 0, 0, 0) + b"\x05probe\x07invalid\x00" + struct.pack(">2H", 16, 1)
     send_datagram(family_of(host), socket.SOCK_DGRAM, 0, question, (host, port))
 
 
@@ -263,8 +258,7 @@ def sockets_in_files(_target: str) -> str | None:
     return "none"
 
 
-# -- files ---------------------------------------------------------------------------------------------------
-# ----------
+# -- files --------------------------------------------------------------------------------------------------
 def write(target: str) -> str | None:
     """Make a file in a folder that must not be writable."""
     path = os.path.join(target, f".probe-{os.getpid()}")
@@ -294,12 +288,7 @@ def writable_mounts(_target: str) -> str | None:
     """Every mount that is not read-only, besides the private tmpfs ones, must belong to somebody else."""
     found = []
     for place, options, kind in mounted_places():
-        if (
-            "ro" in options
-            or place in ALLOWED_WRITES
-            or kind in ("proc", "devpts", "mqueue")
-            or place == "/dev"
-        ):
+        if "ro" in options or place in ALLOWED_WRITES or kind in ("proc", "devpts", "mqueue") or place == "/dev":
             continue
         if os.access(place, os.W_OK) and os.stat(place).st_rdev != os.makedev(
             1, 3
@@ -378,8 +367,7 @@ def devices(_target: str) -> str | None:
     return "harmless ones only"
 
 
-# -- power ---------------------------------------------------------------------------------------------------
-# ----------
+# -- power --------------------------------------------------------------------------------------------------
 def status_line(target: str) -> str | None:
     """What the kernel says of this process: no capability, no way to gain one, a filter, not root."""
     wanted = {"NoNewPrivs": "1", "Seccomp": "2"}
@@ -449,9 +437,7 @@ def change_root(_target: str) -> str | None:
 def make_node(target: str) -> str | None:
     """A device node of one's own."""
     path = f"/tmp/.probe-node-{target}"
-    kind, device = {"disk": (stat.S_IFBLK, os.makedev(7, 0)), "memory": (stat.S_IFCHR, os.makedev(1, 1))}[
-        target
-    ]
+    kind, device = {"disk": (stat.S_IFBLK, os.makedev(7, 0)), "memory": (stat.S_IFCHR, os.makedev(1, 1))}[target]
     os.mknod(path, kind | 0o600, device)
     os.unlink(path)
     raise Open("made")
@@ -627,9 +613,7 @@ def plan(targets: dict[str, list[str]]) -> list[tuple[str, str]]:
 
 def carry_out(attempt: str, target: str) -> tuple[str, str]:
     """(result, detail) of one attempt."""
-    action = (
-        next((each for label, each in NETWORK.values() if label == attempt), None) or ATTEMPTS[attempt][0]
-    )
+    action = next((each for label, each in NETWORK.values() if label == attempt), None) or ATTEMPTS[attempt][0]
     network = any(label == attempt for label, _ in NETWORK.values())
     try:
         detail = action(target)
@@ -654,9 +638,7 @@ def run(targets: dict[str, list[str]]) -> list[dict[str, str]]:
     labels = {label for label, _ in NETWORK.values()}
     for pair in pairs:
         if pair[0] in labels:
-            worker = threading.Thread(
-                target=lambda each=pair: results.__setitem__(each, carry_out(*each)), daemon=True
-            )
+            worker = threading.Thread(target=lambda each=pair: results.__setitem__(each, carry_out(*each)), daemon=True)
             waiting.append(worker)
         else:
             results[pair] = carry_out(*pair)
@@ -674,9 +656,7 @@ def run(targets: dict[str, list[str]]) -> list[dict[str, str]]:
 def main() -> None:
     """Targets from standard input, the report to standard output."""
     targets = json.load(sys.stdin)
-    if set(targets) != set(EMPTY_TARGETS) or not all(
-        isinstance(each, str) for row in targets.values() for each in row
-    ):
+    if set(targets) != set(EMPTY_TARGETS) or not all(isinstance(each, str) for row in targets.values() for each in row):
         sys.exit(f"targets must be lists of text for {', '.join(EMPTY_TARGETS)}")
     json.dump(run(targets), sys.stdout)
     sys.stdout.flush()

@@ -152,6 +152,7 @@ class Stage:
         self.authority.start()
         self._key = load_private_key(layout.authority / GRANT_KEY)
         self._container: Any = None
+        self._ending = threading.Lock()
 
     def _ingest(self, folder: Path) -> None:
         layout = self.settings.layout
@@ -172,11 +173,11 @@ class Stage:
         ingest(source, schema, dataset="visits", folder=layout.datasets, ring=ring)
         source.unlink()
 
-    # -- the agent
-    # -----------------------------------------------------------------------------------------------------
+    # -- the agent ------------------------------------------------------------------------------------------
     def start_agent(self, hole: str = "") -> None:
         """The agent from its own image; with a hole, if one is named, from
         ``tests.integration.agent_holes``."""
+        self.kill()
         arguments = agent_container(self.settings, self.settings_file, self.images["node"])
         arguments["restart_policy"] = {"Name": "no"}
         if hole:
@@ -202,10 +203,12 @@ class Stage:
 
     def kill(self) -> None:
         """End the agent as a crash would, with everything in its container."""
-        if self._container is not None:
-            self._container.kill()
-            self._container.remove(force=True)
-            self._container = None
+        with self._ending:
+            if self._container is not None:
+                with suppress(docker.errors.APIError):
+                    self._container.kill()
+                self._container.remove(force=True)
+                self._container = None
 
     def stop(self) -> None:
         """End the agent politely."""
@@ -220,8 +223,7 @@ class Stage:
         with httpx.Client(transport=transport, base_url="http://door", timeout=60) as client:
             yield client
 
-    # -- grants and starts
-    # ---------------------------------------------------------------------------------------------
+    # -- grants and starts ----------------------------------------------------------------------------------
     def grant(self, **changes: Any) -> Grant:
         now = datetime.now(UTC)
         columns = (ColumnPermit(name="id"), ColumnPermit(name="age"))
@@ -264,8 +266,7 @@ class Stage:
             assert answer.status_code == 200, answer.read()
             return [json.loads(line) for line in answer.iter_lines() if line]
 
-    # -- what is there
-    # -------------------------------------------------------------------------------------------------
+    # -- what is there --------------------------------------------------------------------------------------
     def containers(self, session: str | None = None) -> dict[str, Any]:
         wanted = [
             f"{LABEL_DEPLOYMENT}={self.settings.deployment}",

@@ -246,8 +246,7 @@ def test_closing_the_connection_takes_a_start_back(agent: Stage) -> None:
     started(agent.start(agent.grant()))
 
 
-# -- the hub's identity
-# ------------------------------------------------------------------------------------------------
+# -- the hub's identity -------------------------------------------------------------------------------------
 def as_the_hub(agent: Stage, script: str) -> subprocess.CompletedProcess[str]:
     """Run Python as the hub's user, in a container like the hub's: with the door's socket and nothing
     else."""
@@ -329,8 +328,7 @@ def test_sockets_can_be_opened_by_their_one_client_only(agent: Stage) -> None:
     assert subprocess.run(command, capture_output=True, check=False).returncode != 0
 
 
-# -- CSI -----------------------------------------------------------------------------------------------------
-# ----------
+# -- CSI ----------------------------------------------------------------------------------------------------
 def publish(stub: Any, target: Path, kind: str, grant: str, **changes: Any) -> None:
     capability = csi_pb2.VolumeCapability(mount=csi_pb2.VolumeCapability.MountVolume())
     fields: dict[str, Any] = {
@@ -396,58 +394,63 @@ def test_csi_mounts_against_a_grant_only(agent: Stage) -> None:
     outside.rmdir()
 
 
-# -- crashes
-# -----------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def mortal(serving: Stage) -> Iterator[Stage]:
+    """The agent for a test that ends it; up again, without a hole, afterwards."""
+    try:
+        yield serving
+    finally:
+        serving.authority.on_event = lambda event: None
+        serving.start_agent()
+
+
+# -- crashes ------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("moment", ["workspace.start", "probe.passed", "key.release", "volume.mount", "running"])
-def test_an_agent_killed_at_any_moment_leaves_nothing_after_its_restart(
-    stage: Stage, serving: Stage, moment: str
-) -> None:
+def test_an_agent_killed_at_any_moment_leaves_nothing_after_its_restart(mortal: Stage, moment: str) -> None:
     hit = threading.Event()
 
     def die(event: dict[str, Any]) -> None:
         if event["kind"] == moment and not hit.is_set():
             hit.set()
-            stage.kill()
+            mortal.kill()
 
-    stage.authority.on_event = die
-    grant = stage.grant()
+    mortal.authority.on_event = die
+    grant = mortal.grant()
     try:
         if moment == "running":
-            started(stage.start(grant))
-            stage.in_sandbox(grant.session, f"echo {PLANTED_VALUE} > /home/researcher/note; sync")
-            stage.kill()
+            started(mortal.start(grant))
+            mortal.in_sandbox(grant.session, f"echo {PLANTED_VALUE} > /home/researcher/note; sync")
+            mortal.kill()
         else:
             with pytest.raises(Exception):  # noqa: B017 - the connection ends in whatever way
-                stage.start(grant)
+                mortal.start(grant)
             assert hit.wait(10)
     finally:
-        stage.authority.on_event = lambda event: None
-    stage.kill()
-    stage.start_agent()
-    assert stage.nothing_left(1)
-    for path, content in stage.bytes_on_disk():
+        mortal.authority.on_event = lambda event: None
+    mortal.kill()
+    mortal.start_agent()
+    assert mortal.nothing_left(1)
+    for path, content in mortal.bytes_on_disk():
         assert b"planted-" not in content, path
-    again = stage.grant()
-    started(stage.start(again))
+    again = mortal.grant()
+    started(mortal.start(again))
     if moment == "running":
-        assert stage.in_sandbox(again.session, "ls /home/researcher")[0] == 0
-    with stage.door() as door:
+        assert mortal.in_sandbox(again.session, "ls /home/researcher")[0] == 0
+    with mortal.door() as door:
         door.delete(f"/v1/workspaces/{again.session}")
-    assert stage.nothing_left()
+    assert mortal.nothing_left()
 
 
-def test_a_polite_end_stops_sessions_and_unmounts(stage: Stage, serving: Stage) -> None:
-    grant = stage.grant()
-    started(stage.start(grant))
-    stage.stop()
-    assert stage.nothing_left(1)
-    assert not stage.settings.layout.socket("door").exists()
-    assert "workspace.stop done" in stage.authority.kinds(grant.session)
-    stage.start_agent()
+def test_a_polite_end_stops_sessions_and_unmounts(mortal: Stage) -> None:
+    grant = mortal.grant()
+    started(mortal.start(grant))
+    mortal.stop()
+    assert mortal.nothing_left(1)
+    assert not mortal.settings.layout.socket("door").exists()
+    assert "workspace.stop done" in mortal.authority.kinds(grant.session)
 
 
-# -- holes ---------------------------------------------------------------------------------------------------
-# ----------
+# -- holes --------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("hole", "found"),
     [
@@ -462,19 +465,18 @@ def test_a_polite_end_stops_sessions_and_unmounts(stage: Stage, serving: Stage) 
         ("seccomp", "io_uring_setup"),
     ],
 )
-def test_a_sandbox_with_a_hole_is_refused_by_the_probe(stage: Stage, serving: Stage, hole: str, found: str) -> None:
-    stage.stop()
-    stage.start_agent(hole)
-    stage.authority.events.clear()
+def test_a_sandbox_with_a_hole_is_refused_by_the_probe(mortal: Stage, hole: str, found: str) -> None:
+    mortal.stop()
+    mortal.start_agent(hole)
+    mortal.authority.events.clear()
     try:
-        grant = stage.grant()
-        error = refused(stage.start(grant))
+        grant = mortal.grant()
+        error = refused(mortal.start(grant))
         assert error["code"] == "isolation"
-        assert stage.nothing_left()
-        (event,) = [each for each in stage.authority.events if each["kind"] == "probe.refused"]
+        assert mortal.nothing_left()
+        (event,) = [each for each in mortal.authority.events if each["kind"] == "probe.refused"]
         assert event["session"] == grant.session and event["outcome"] == "refused"
         assert found in str(event["detail"]["findings"]), event
-        assert not any(each["kind"] in ("key.release", "volume.mount") for each in stage.authority.events)
+        assert not any(each["kind"] in ("key.release", "volume.mount") for each in mortal.authority.events)
     finally:
-        stage.stop()
-        stage.start_agent()
+        mortal.stop()
