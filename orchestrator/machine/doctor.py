@@ -85,7 +85,10 @@ def check_noswap(settings: Settings) -> Finding:
     major, minor = (int(part) for part in release.split(".")[:2])
     if (major, minor) < (6, 4):
         return Finding(
-            "kernel", Level.FAULT, f"Linux {release} has no tmpfs 'noswap'", "6.4 or newer is needed (Debian: backports)"
+            "kernel",
+            Level.FAULT,
+            f"Linux {release} has no tmpfs 'noswap'",
+            "6.4 or newer is needed (Debian: backports)",
         )
     return Finding("kernel", Level.FINE, f"Linux {release}")
 
@@ -115,7 +118,10 @@ def check_secrets(settings: Settings) -> Finding:
     ]
     if not settings.oidc.client_secret_file.is_file():
         return Finding(
-            "secrets", Level.FAULT, f"oidc.client_secret_file {settings.oidc.client_secret_file} is missing", "create it"
+            "secrets",
+            Level.FAULT,
+            f"oidc.client_secret_file {settings.oidc.client_secret_file} is missing",
+            "create it",
         )
     if wrong:
         return Finding("secrets", Level.FAULT, f"readable by others: {', '.join(wrong)}", "chmod 600 each")
@@ -180,7 +186,12 @@ def check_provider(settings: Settings) -> Finding:
     except (OSError, ValueError) as error:
         return Finding("provider", Level.FAULT, f"{url}: {error}", "is the provider up, and oidc.issuer right?")
     if str(said.get("issuer", "")).rstrip("/") != settings.oidc.issuer:
-        return Finding("provider", Level.FAULT, f"{url} says that its issuer is {said.get('issuer')!r}", "set oidc.issuer")
+        return Finding(
+            "provider",
+            Level.FAULT,
+            f"{url} says that its issuer is {said.get('issuer')!r}",
+            "set oidc.issuer",
+        )
     if not settings.oidc.require_mfa:
         return Finding("provider", Level.WARNING, "a second factor is not required", "set oidc.require_mfa: true")
     return Finding("provider", Level.FINE, f"{settings.oidc.issuer} answers; a second factor is required")
@@ -208,8 +219,14 @@ def check_audit(settings: Settings) -> Finding:
     """The audit log is whole."""
     try:
         report = open_for_verification(settings.layout).verify()
+        report.raise_if_bad()
     except BulleError as error:
-        return Finding("audit", Level.FAULT, error.message, error.hint or "keep a copy of the log and find out who did this")
+        return Finding(
+            "audit",
+            Level.FAULT,
+            error.message,
+            error.hint or "keep a copy of the log and find out who did this",
+        )
     return Finding("audit", Level.FINE, f"{report.records} records, unbroken")
 
 
