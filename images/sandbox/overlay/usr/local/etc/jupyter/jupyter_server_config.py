@@ -1,5 +1,8 @@
-# JupyterLab of the researcher's own desktop: on the sandbox's loopback, which no other machine or person reaches.
-# The token is new for each session (JUPYTER_TOKEN_FILE, set by /usr/lib/bulle/session).
+"""JupyterLab of the researcher's own desktop: on the sandbox's loopback, which no other machine or person reaches.
+
+The token is new for each session (JUPYTER_TOKEN_FILE, set by /usr/lib/bulle/session).
+"""
+
 c = get_config()  # noqa: F821
 c.ServerApp.ip = "127.0.0.1"
 c.ServerApp.port = 8888
