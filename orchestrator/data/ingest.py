@@ -96,12 +96,12 @@ def _write(opened: Source, schema: TableSchema, staging: Staging, *, progress: P
     writing: Future[None] | None = None
     pool = ThreadPoolExecutor(1)
     try:
-        for group in _groups(_pseudonymised(opened, schema, staging.secret)):
+        for group in _pseudonymised(opened, schema, staging.secret):
             # one row group is encoded and encrypted while the next is read and hashed
             if writing is not None:
                 writing.result()
-            writing = pool.submit(writer.write, pa.Table.from_batches(group, stored))
-            rows += sum(batch.num_rows for batch in group)
+            writing = pool.submit(writer.write, group)
+            rows += group.num_rows
             progress(rows, opened.rows_total)
         if writing is not None:
             writing.result()
@@ -120,23 +120,25 @@ def _repeats(role: Role, kind: Type) -> bool:
     return role not in (Role.IDENTIFIER, Role.FREE_TEXT) and kind not in (Type.NUMBER, Type.DATETIME)
 
 
-def _pseudonymised(source: Source, schema: TableSchema, secret: bytes) -> Iterator[pa.RecordBatch]:
+def _pseudonymised(source: Source, schema: TableSchema, secret: bytes) -> Iterator[pa.Table]:
+    """Row groups, their identifiers replaced."""
     level_one = {
         entity: LevelOne(secret, entity)
         for entity in {column.identified for column in schema.columns if column.role is Role.IDENTIFIER}
     }
     stored = stored_schema(schema)
     row = 1
-    for batch in source:
+    for group in _groups(source):
+        table = pa.Table.from_batches(group)
         arrays = []
         for column in schema.columns:
-            array = batch.column(column.name)
+            array = table[column.name]
             if column.role is Role.IDENTIFIER:
-                array = level_one[column.identified](array)
+                array = level_one[column.identified](pa.concat_arrays(array.chunks))
                 refuse_missing(array, column, row, source.name)  # a blank identifier is none
             arrays.append(array)
-        yield pa.RecordBatch.from_arrays(arrays, schema=stored)
-        row += batch.num_rows
+        yield pa.Table.from_arrays(arrays, schema=stored)
+        row += table.num_rows
 
 
 def _groups(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:

@@ -45,36 +45,50 @@ class LevelOne:
         padded = (secret if len(secret) <= _HMAC_BLOCK else hashlib.sha256(secret).digest()).ljust(_HMAC_BLOCK, b"\0")
         self._inner: _Hash = hashlib.sha256(bytes(byte ^ 0x36 for byte in padded) + entity.encode() + b"\0")
         self._outer: _Hash = hashlib.sha256(bytes(byte ^ 0x5C for byte in padded))
-        self._known: dict[str | int, bytes] = {}
+        self._known: pa.Array | None = None
+        self._pseudonyms = pa.array([], LEVEL_ONE)
 
     def __call__(self, identifiers: pa.Array) -> pa.Array:
         """Pseudonyms, as 16 raw bytes, of text or whole numbers. Missing or blank ones stay missing."""
-        if identifiers.null_count == len(identifiers):
-            return pa.nulls(len(identifiers), LEVEL_ONE)
         encoded = identifiers.dictionary_encode()
-        values = encoded.dictionary
-        raw = values.to_pylist()
-        if pa.types.is_string(values.type):
-            texts = pc.utf8_trim_whitespace(pc.utf8_normalize(values, "NFKC")).to_pylist()
-        else:
-            texts = [str(value) for value in raw]
-        return pa.array(self._hashed(raw, texts), LEVEL_ONE).take(encoded.indices)
+        distinct = encoded.dictionary
+        if self._known is None or len(self._known) > _REMEMBERED:
+            self._known, self._pseudonyms = distinct.slice(0, 0), self._pseudonyms.slice(0, 0)
+        places = pc.index_in(distinct, value_set=self._known)
+        if places.null_count:
+            news = distinct.filter(places.is_null())
+            numbers = np.arange(len(self._known), len(self._known) + len(news), dtype=np.int32)
+            places = pc.replace_with_mask(places, places.is_null(), pa.array(numbers))
+            self._known = pa.concat_arrays([self._known, news])
+            self._pseudonyms = pa.concat_arrays([self._pseudonyms, self._hashed(news)])
+        return self._pseudonyms.take(places.take(encoded.indices))
 
-    def _hashed(self, raw: list[str | int], texts: list[str]) -> list[bytes | None]:
-        known, inner, outer = self._known, self._inner.copy, self._outer.copy
-        if len(known) > _REMEMBERED:
-            known.clear()
-        result: list[bytes | None] = []
-        for value, text in zip(raw, texts, strict=True):
-            pseudonym = known.get(value)
-            if pseudonym is None and text:
-                inside = inner()
-                inside.update(text.encode())
-                outside = outer()
-                outside.update(inside.digest())
-                pseudonym = known[value] = outside.digest()[:PSEUDONYM_BYTES]
-            result.append(pseudonym)
-        return result
+    def _hashed(self, values: pa.Array) -> pa.Array:
+        inner, outer = self._inner.copy, self._outer.copy
+        result: list[bytes] = []
+        blanks: list[int] = []
+        for text in _normalised(values):
+            if not text:
+                blanks.append(len(result))
+            inside = inner()
+            inside.update(text)
+            outside = outer()
+            outside.update(inside.digest())
+            result.append(outside.digest()[:PSEUDONYM_BYTES])
+        buffers = [None, pa.py_buffer(b"".join(result))]
+        hashed = pa.Array.from_buffers(LEVEL_ONE, len(result), buffers)
+        if blanks:
+            mask = np.zeros(len(result), np.bool_)
+            mask[blanks] = True
+            hashed = pc.if_else(pa.array(mask), None, hashed)
+        return hashed
+
+
+def _normalised(values: pa.Array) -> list[bytes]:
+    if pa.types.is_string(values.type):
+        texts = pc.utf8_trim_whitespace(pc.utf8_normalize(values, "NFKC"))
+        return [text.encode() for text in texts.to_numpy(zero_copy_only=False)]
+    return [b"%d" % value for value in values.to_numpy().tolist()]
 
 
 class LevelTwo:

@@ -47,8 +47,8 @@ class _HeldKeys(pe.KmsClient):  # type: ignore[misc]
         return base64.b64encode(nonce + sealed).decode()
 
     def unwrap_key(self, wrapped_key: str | bytes, master_key_identifier: str) -> bytes:
-        sealed = base64.b64decode(wrapped_key)
         try:
+            sealed = base64.b64decode(wrapped_key, validate=True)
             return self._cipher(master_key_identifier).decrypt(
                 sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], master_key_identifier.encode()
             )
@@ -144,7 +144,7 @@ class SealedFile:
             self._file = pq.ParquetFile(
                 path, decryption_properties=properties, read_dictionary=read_dictionary, memory_map=True
             )
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
             raise CustodyError(f"{path.name} cannot be opened: it was altered, or is not there") from error
 
     @property
@@ -169,7 +169,7 @@ class SealedFile:
         """
         try:
             return self._file.read_row_group(group, columns=columns, use_threads=True)
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
             raise CustodyError(f"{self._path.name} cannot be decrypted: it was altered") from error
 
     def close(self) -> None:
