@@ -1,0 +1,5 @@
+"""``python -m orchestrator.cli``: the command line, where its script is not installed."""
+
+from orchestrator.cli import main
+
+main()
