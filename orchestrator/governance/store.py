@@ -201,6 +201,9 @@ class Store:
 
     def __init__(self, url: str) -> None:
         self._engine = _engine(url)
+        # A reader needs one moment of the store and no more: on PostgreSQL it then never conflicts with a writer.
+        sqlite = self._engine.dialect.name == "sqlite"
+        self._reads = self._engine if sqlite else self._engine.execution_options(isolation_level="REPEATABLE READ")
 
     def prepare(self) -> None:
         """Make the tables that are missing.
@@ -222,7 +225,7 @@ class Store:
     @contextmanager
     def read(self) -> Iterator[Session]:
         """A transaction that changes nothing and sees one moment."""
-        with _typed_errors(), Session(self._engine) as session, session.begin():
+        with _typed_errors(), Session(self._reads) as session, session.begin():
             yield session
 
     @contextmanager
