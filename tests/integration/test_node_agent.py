@@ -435,7 +435,8 @@ def test_an_agent_killed_at_any_moment_leaves_nothing_after_its_restart(mortal: 
     again = mortal.grant()
     started(mortal.start(again))
     if moment == "running":
-        assert mortal.in_sandbox(again.session, "ls /home/researcher")[0] == 0
+        listed = mortal.in_sandbox(again.session, "ls -A /home/researcher")
+        assert listed[0] == 0, (listed, mortal.authority.events[-4:], mortal.log())
     with mortal.door() as door:
         door.delete(f"/v1/workspaces/{again.session}")
     assert mortal.nothing_left()
