@@ -113,8 +113,8 @@ class Workspace:
 
         # the socket takes the folder's group, so the two users need not share a primary one
         for name, uid, gid, mode in (
-            ("x11", 1002, 1002, 0o1777),
-            ("rfb", 1002, 1003, 0o2770),
+            ("x11", 0, 0, 0o1777),
+            ("rfb", 1002, 1003, 0o2750),
             ("display", 0, 0, 0o755),
             ("bridge", 0, 0, 0o755),
             ("sandbox", 0, 0, 0o755),

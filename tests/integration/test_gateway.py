@@ -454,8 +454,9 @@ def _watch(workspace: Workspace, shown: str, *, filtered: bool, paste_in: bool =
 
         send(CLIENT_HELLO)
         sent = False
-        until = time.monotonic() + 4
-        while time.monotonic() < until:
+        until = time.monotonic() + 20
+        # until the clipboard came and a good deal of picture besides, or long enough
+        while time.monotonic() < until and not (SECRET.encode() in raw and len(raw) > 25_000):
             with contextlib.suppress(TimeoutError):
                 data = server.recv(65536)
                 raw += data
