@@ -138,6 +138,10 @@ class Starts:
             try:
                 async with aclosing(self._hub.progress(session.token, session.person, slug)) as events:
                     async for event in events:
+                        # The hub tells of the failure before this one until it has begun anew. A start of its own has
+                        # a first word; one that failed without it is told of by the answer to the request.
+                        if asked is not None and start.silent and event.get("failed"):
+                            raise NotFoundError("not begun yet")
                         start.hear(event)
                 return
             except NotFoundError:

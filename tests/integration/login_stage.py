@@ -1,7 +1,7 @@
-"""The control plane for the login tests, as processes of this machine: the real authority, hub, proxy, portal and provider.
+"""The control plane for the login tests as processes of this machine: authority, hub, proxy, portal and provider.
 
-Only what lies behind the door is stood in for: a small server that tells the steps of a start and answers like a bridge,
-so that logging in can be tested without starting containers (tests/integration/test_end_to_end.py starts them).
+Only what lies behind the door is stood in for: a small server that tells the steps of a start and answers like a
+bridge, so that logging in can be tested without starting containers (tests/integration/test_end_to_end.py starts them).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import urllib.request
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.error import URLError
 
 import yaml
@@ -62,13 +62,18 @@ class Table:
 class Datasets:
     """Two tables without data: what a permit of these tests names."""
 
-    tables = {
+    tables: ClassVar = {
         "rwm5yr": Table(
             {"en": "Doctor visits, German health registry", "fr": "Consultations, registre de santé allemand"},
             (
                 Column("id", "identifier", "integer", {"en": "Person", "fr": "Personne"}),
                 Column("year", "date", "date", {"en": "Year of the survey", "fr": "Année de l’enquête"}),
-                Column("docvis", "measure", "integer", {"en": "Visits to a doctor in the year", "fr": "Consultations dans l’année"}),
+                Column(
+                    "docvis",
+                    "measure",
+                    "integer",
+                    {"en": "Visits to a doctor in the year", "fr": "Consultations dans l’année"},
+                ),
                 Column("age", "quasi-identifier", "integer", {"en": "Age in years", "fr": "Âge en années"}),
                 Column("hhninc", "measure", "number", {"en": "Household income", "fr": "Revenu du ménage"}),
             ),
