@@ -399,17 +399,22 @@ def groups(_target: str) -> str | None:
     raise Open("took group 0")
 
 
-def unshare(target: str) -> str | None:
-    """A namespace of one's own, in which to be root. In a process of its own, since a threaded one is refused
-    anyway."""
-    flag = {"user": CLONE_NEWUSER, "mount": CLONE_NEWNS, "network": CLONE_NEWNET}[target]
+def in_child(action: Callable[[], int]) -> None:
+    """Carry out what would change this process in another one; raises its OSError. ``action`` returns an
+    errno or 0."""
     child = os.fork()
     if child == 0:
-        done = libc.unshare(flag)
-        os._exit(0 if done == 0 else ctypes.get_errno())
+        os._exit(action())
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if code:
         raise OSError(code, os.strerror(code))
+
+
+def unshare(target: str) -> str | None:
+    """A namespace of one's own, in which to be root. A process with threads would be refused for having
+    them."""
+    flag = {"user": CLONE_NEWUSER, "mount": CLONE_NEWNS, "network": CLONE_NEWNET}[target]
+    in_child(lambda: 0 if libc.unshare(flag) == 0 else ctypes.get_errno())
     raise Open("a namespace was made")
 
 
@@ -428,9 +433,9 @@ def unmount(target: str) -> str | None:
     raise Open("unmounted")
 
 
-def change_root(_target: str) -> str | None:
+def change_root(target: str) -> str | None:
     """Another root folder."""
-    os.chroot("/tmp")
+    in_child(lambda: 0 if libc.chroot(target.encode()) == 0 else ctypes.get_errno())
     raise Open("changed root")
 
 
