@@ -34,7 +34,7 @@ STARTS = 10
 DRAWN_SHARE = 0.02
 PIXELS_IN_PAGE = """
 () => {
-  const canvas = document.querySelector('canvas');
+  const canvas = document.querySelector('#screen canvas');
   if (!canvas || document.documentElement.dataset.bulle !== 'pixels' || canvas.width < 64) return false;
   const {data} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
   const counts = new Map();
@@ -56,7 +56,10 @@ def _open(page: Page, project: str, url: str) -> float:
     began = time.monotonic()
     button.click()
     page.wait_for_url(f"**/user/*/{project}/**", timeout=120_000)
-    page.wait_for_function(PIXELS_IN_PAGE, timeout=60_000, polling=20)
+    while not page.evaluate(PIXELS_IN_PAGE):
+        if time.monotonic() - began > 60:
+            raise TimeoutError("no pixels in the browser")
+        time.sleep(0.02)
     return time.monotonic() - began
 
 

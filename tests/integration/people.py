@@ -68,11 +68,16 @@ def open_workspace(page: Page, project: str) -> None:
     """Click "Open workspace" and wait until the desktop's first pixels are drawn."""
     page.click(f"form[action$='/open/{project}'] button[type=submit]")
     page.wait_for_url(re.compile(rf"/user/[^/]+/{project}/"), timeout=120_000)
-    page.wait_for_function("document.documentElement.dataset.bulle === 'pixels'", timeout=60_000)
+    wait_pixels(page)
+
+
+def wait_pixels(page: Page) -> None:
+    """Wait until the desktop's picture is drawn."""
+    page.wait_for_selector("html[data-bulle=pixels]", state="attached", timeout=60_000)
 
 
 def focus_desktop(page: Page) -> None:
-    page.locator("canvas").first.click(position={"x": 700, "y": 500})
+    page.locator("#screen canvas").click(position={"x": 700, "y": 500})
 
 
 def type_in_terminal(page: Page, line: str) -> None:

@@ -21,6 +21,7 @@ from tests.integration.people import (
     picture,
     type_in_terminal,
     wait_gone,
+    wait_pixels,
 )
 
 
@@ -94,7 +95,7 @@ def test_a_researcher_works_and_nothing_else_gets_in(
 
         # the same page again: the session is kept
         page.reload()
-        page.wait_for_function("document.documentElement.dataset.bulle === 'pixels'", timeout=60_000)
+        wait_pixels(page)
         assert [each["session"] for each in sessions(bulle)] == [session]
 
         # French keys arrive right
@@ -114,7 +115,7 @@ def test_a_researcher_works_and_nothing_else_gets_in(
             answer = page.goto(deployment.url + path)
             assert answer is not None
             page.wait_for_timeout(1500)
-            assert page.locator("canvas").count() == 0
+            assert page.locator("#screen canvas").count() == 0
         picture(page, "outsider-refused")
     assert len(sessions(bulle)) == 1
     bulle("workspace", "stop", session)

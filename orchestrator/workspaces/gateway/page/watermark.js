@@ -3,7 +3,7 @@
 // What it is good for: a photograph of the screen names the person who sat before it. What it is not: a person can take it
 // away in their own browser, because it is drawn there. It deters; it does not prevent.
 
-const STEP_X = 460;
+const GAP_X = 90;
 const STEP_Y = 210;
 
 export function watermark(canvas, { person, project, language }) {
@@ -17,10 +17,11 @@ export function watermark(canvas, { person, project, language }) {
         pen.scale(scale, scale);
         pen.rotate(-Math.PI / 9);
         pen.font = "15px system-ui, sans-serif";
+        const step = pen.measureText(line).width + GAP_X;
         const reach = canvas.clientWidth + canvas.clientHeight;
         for (let y = 0, row = 0; y < reach; y += STEP_Y, row += 1) {
-            for (let x = -reach; x < reach; x += STEP_X) {
-                const left = x + (row % 2) * (STEP_X / 2);
+            for (let x = -reach; x < reach; x += step) {
+                const left = x + (row % 2) * (step / 2);
                 // light and dark, so that it shows on either
                 pen.fillStyle = "rgb(0 0 0 / 7%)";
                 pen.fillText(line, left + 1, y + 1);
