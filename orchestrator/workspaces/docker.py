@@ -168,9 +168,7 @@ class DockerRuntime(Runtime):
             networks = self._api.inspect_container(container)["NetworkSettings"]["Networks"]
         found = networks.get(network, {}).get("IPAddress", "")
         if not found:
-            raise NodeError(
-                f"container {container[:12]} has no address on {network}: it ended, or was never there"
-            )
+            raise NodeError(f"container {container[:12]} has no address on {network}: it ended, or was never there")
         return str(found)
 
     def remove(self, container: str, *, grace: int = 0) -> None:

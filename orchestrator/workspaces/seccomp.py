@@ -80,9 +80,7 @@ def tightened(profile: dict[str, Any]) -> dict[str, Any]:
         NodeError: it is not an allow-list, so taking names out of it would allow more.
     """
     if profile.get("defaultAction") != "SCMP_ACT_ERRNO":
-        raise NodeError(
-            f"seccomp profile: default action is {profile.get('defaultAction')}, not SCMP_ACT_ERRNO"
-        )
+        raise NodeError(f"seccomp profile: default action is {profile.get('defaultAction')}, not SCMP_ACT_ERRNO")
     rules = []
     for rule in profile["syscalls"]:
         # Rules that depend on a capability go: no part of a workspace has any.

@@ -63,9 +63,7 @@ class Tmpfs:
         """The options of the mount, as the kernel takes them."""
         owner = [] if self.uid is None else [f"uid={self.uid}", f"gid={self.uid}"]
         run = "exec" if self.executable else "noexec"
-        return ",".join(
-            ["rw", "nosuid", "nodev", run, f"size={self.size_mb}m", f"mode={self.mode:o}", *owner]
-        )
+        return ",".join(["rw", "nosuid", "nodev", run, f"size={self.size_mb}m", f"mode={self.mode:o}", *owner])
 
 
 @dataclass(frozen=True)
