@@ -11,9 +11,7 @@ from orchestrator.errors import ConflictError, CustodyError, NotFoundError
 from orchestrator.keys import FileCustodian, KeyRing, open_custodian
 
 
-def test_a_key_is_kept_wrapped_under_a_name_that_says_nothing(
-    tmp_path: Path, custodian: FileCustodian
-) -> None:
+def test_a_key_is_kept_wrapped_under_a_name_that_says_nothing(tmp_path: Path, custodian: FileCustodian) -> None:
     ring = KeyRing(tmp_path / "ring", custodian)
     key = ring.create("home/0123/someone")
     assert len(key) == 32
