@@ -19,9 +19,7 @@ def read_secret(path: Path) -> str:
         text = path.read_text(encoding="utf-8").strip()
         mode = path.stat().st_mode
     except OSError as error:
-        raise SettingsError(
-            f"the secret {path} cannot be read: {error.strerror}", hint="run: bulle doctor"
-        ) from error
+        raise SettingsError(f"the secret {path} cannot be read: {error.strerror}", hint="run: bulle doctor") from error
     if mode & 0o007:
         raise SettingsError(
             f"the secret {path} can be read by everybody (mode {mode & 0o777:o})", hint=f"chmod 600 {path}"

@@ -75,7 +75,9 @@ class ColumnPermit(Value):
     def _parameter_fits(self) -> ColumnPermit:
         needs = self.transform in (Transform.BAND, Transform.TOP)
         if needs != (self.parameter is not None):
-            raise ValueError(f"column '{self.name}': transform {self.transform} and parameter {self.parameter} do not fit")
+            raise ValueError(
+                f"column '{self.name}': transform {self.transform} and parameter {self.parameter} do not fit"
+            )
         if self.transform is Transform.BAND and self.parameter is not None and self.parameter <= 0:
             raise ValueError(f"column '{self.name}': a band must be wider than 0")
         return self

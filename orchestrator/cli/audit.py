@@ -66,7 +66,7 @@ def show(  # noqa: PLR0917 - options of a command
     kind: Annotated[str | None, typer.Option("--kind", help="Such as grant.issue, or grant.* for all.")] = None,
     since: Annotated[str | None, typer.Option("--since", metavar="DATE")] = None,
     until: Annotated[str | None, typer.Option("--until", metavar="DATE", help="Last day.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, as in the log.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON array, one record a line as in the log.")] = False,
 ) -> None:
     """Print the records that match, oldest first."""
     filters = Filters(
@@ -78,8 +78,12 @@ def show(  # noqa: PLR0917 - options of a command
         until=None if until is None else moment("--until", until, end=True),
     )
     log = _opened()
+    if as_json:
+        lines = ",\n".join(record.line().decode() for record in log.read(filters))
+        typer.echo(f"[\n{lines}\n]" if lines else "[]")
+        return
     for record in log.read(filters):
-        typer.echo(record.line() if as_json else _printable(readable(record)))
+        typer.echo(_printable(readable(record)))
 
 
 def readable(record: Record) -> str:

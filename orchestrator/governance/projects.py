@@ -22,7 +22,8 @@ from orchestrator.governance.rules import Action
 from orchestrator.governance.states import MemberRole, MembershipState, ProjectState, check_transition
 from orchestrator.governance.store import AppointmentRow, MembershipRow, PersonRow, ProjectRow
 
-_SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?")
+# What JupyterHub takes as the name of a server: a project with another name could never be opened.
+_SLUG = re.compile(r"(?=.{1,30}\Z)[a-z](?:-?[a-z0-9])*")
 
 
 def _record(row: ProjectRow) -> ProjectRecord:
@@ -94,7 +95,7 @@ class Projects(Desk):
             RefusedError: the rules forbid it.
         """
         if not _SLUG.fullmatch(slug):
-            raise InputError(f"project name '{slug}': 1 to 40 of a-z, 0-9 and '-', not at either end")
+            raise InputError(f"project name '{slug}': 1 to 30 of a-z, 0-9 and single '-', beginning with a letter")
         title = checked_text("a title", title, 200)
         purpose = checked_text("a purpose", purpose, 5000)
         if starts >= ends:

@@ -46,7 +46,9 @@ def engine() -> docker.DockerClient:
         client = docker.from_env(timeout=120)
         client.ping()
     except docker.errors.DockerException as error:
-        raise UnavailableError("no Docker engine answers", hint="start it: systemctl start docker, or dockerd &") from error
+        raise UnavailableError(
+            "no Docker engine answers", hint="start it: systemctl start docker, or dockerd &"
+        ) from error
     return client
 
 
@@ -100,7 +102,9 @@ class Deployment:
         try:
             return self.images[name]
         except KeyError as error:
-            raise SettingsError(f"no image '{name}' is recorded", hint="build the images: bulle images build") from error
+            raise SettingsError(
+                f"no image '{name}' is recorded", hint="build the images: bulle images build"
+            ) from error
 
     def _network(self) -> None:
         """The internal network of the bridges: no way out of the machine, and no bridge reaches another one."""
@@ -122,13 +126,16 @@ class Deployment:
             )
         except docker.errors.APIError as error:
             raise NodeError(
-                f"network {subnet} could not be made: {error.explanation}", hint="set bridge_subnet to a free one"
+                f"network {subnet} could not be made: {error.explanation}",
+                hint="set bridge_subnet to a free one",
             ) from error
 
     def _ensure(self, name: str, arguments: dict[str, Any]) -> bool:
         """Run a part unless the same one runs already; whether it was (re)started."""
         secrets_digest = hashlib.sha256(self.settings_file.read_bytes()).hexdigest()
-        mark = hashlib.sha256((json.dumps(arguments, sort_keys=True, default=str) + secrets_digest).encode()).hexdigest()
+        mark = hashlib.sha256(
+            (json.dumps(arguments, sort_keys=True, default=str) + secrets_digest).encode()
+        ).hexdigest()
         arguments = {**arguments, "labels": {**arguments["labels"], "bulle.mark": mark}, "detach": True}
         found = self._container(name)
         if found is not None:
@@ -201,6 +208,10 @@ class Deployment:
         """What of this deployment the engine has, control plane and workspaces."""
         label = f"{LABEL_DEPLOYMENT}={self.settings.deployment}"
         return [
-            PartStatus(found.labels.get(LABEL_PART, found.name or ""), found.status, found.attrs["State"]["StartedAt"])
+            PartStatus(
+                found.labels.get(LABEL_PART, found.name or ""),
+                found.status,
+                found.attrs["State"]["StartedAt"],
+            )
             for found in self._engine.containers.list(all=True, filters={"label": label})
         ]

@@ -81,11 +81,7 @@ def platforms(machine: str) -> list[str]:
     legacy = [f"manylinux2014_{machine}"]
     if machine == "x86_64":
         legacy += ["manylinux2010_x86_64", "manylinux1_x86_64"]
-    return (
-        [f"manylinux_2_{minor}_{machine}" for minor in range(_GLIBC_MINOR, 4, -1)]
-        + legacy
-        + [f"linux_{machine}"]
-    )
+    return [f"manylinux_2_{minor}_{machine}" for minor in range(_GLIBC_MINOR, 4, -1)] + legacy + [f"linux_{machine}"]
 
 
 def fetch_python(

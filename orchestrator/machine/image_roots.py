@@ -106,9 +106,7 @@ def debian_root(
         options = Path(folder) / "apt.conf"
         options.touch(mode=0o600)
         dump = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, check=False).stdout
-        options.write_text(
-            apt_settings(dump) + 'Acquire::Languages "none";\nAcquire::Retries "3";\n', encoding="utf-8"
-        )
+        options.write_text(apt_settings(dump) + 'Acquire::Languages "none";\nAcquire::Retries "3";\n', encoding="utf-8")
         finish = Path(folder) / "finish"
         finish.write_text(FINISH, encoding="utf-8")
         hooks = [f'sh {shlex.quote(str(hook))} "$1"'] if hook else []
@@ -141,9 +139,7 @@ def debian_root(
         )
 
 
-def registry_root(
-    steps: Steps, name: str, base: str, packages: Sequence[str], tag: str, *, hook: Path | None
-) -> None:
+def registry_root(steps: Steps, name: str, base: str, packages: Sequence[str], tag: str, *, hook: Path | None) -> None:
     """Add ``packages`` to the registry image ``base`` (of Debian 13) with apt, as image ``tag``.
 
     Raises:
@@ -153,9 +149,7 @@ def registry_root(
         context = Path(folder)
         (context / "packages").write_text("\n".join(packages) + "\n", encoding="utf-8")
         (context / "dpkg.cfg").write_text("\n".join((*TRIM, "force-unsafe-io")) + "\n", encoding="utf-8")
-        (context / "finish").write_text(
-            FINISH.replace("sources.list.d/*", "sources.list.d/none"), encoding="utf-8"
-        )
+        (context / "finish").write_text(FINISH.replace("sources.list.d/*", "sources.list.d/none"), encoding="utf-8")
         (context / "hook").write_bytes(hook.read_bytes() if hook else b"")
         (context / "Dockerfile").write_text(
             f"FROM {base}\nCOPY packages dpkg.cfg finish hook /run/bulle-build/\n"
@@ -178,13 +172,9 @@ def registry_root(
 def image_id(reference: str) -> str | None:
     """The ``sha256:…`` id of a local image, or None where there is none."""
     try:
-        found = subprocess.run(
-            ["docker", "image", "inspect", reference], capture_output=True, text=True, check=False
-        )
+        found = subprocess.run(["docker", "image", "inspect", reference], capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
-        raise BuildError(
-            "the command 'docker' is missing", hint="apt-get install docker.io docker-cli"
-        ) from error
+        raise BuildError("the command 'docker' is missing", hint="apt-get install docker.io docker-cli") from error
     if found.returncode:
         return None
     identifier = json.loads(found.stdout)[0]["Id"]

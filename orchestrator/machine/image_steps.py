@@ -98,9 +98,7 @@ def _pipeline(
             list(first), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, cwd=cwd, check=False
         )
         return (str(first[0]), done.returncode) if done.returncode else None
-    with subprocess.Popen(
-        list(first), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=env
-    ) as source:
+    with subprocess.Popen(list(first), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=env) as source:
         sink = subprocess.run(list(second), stdin=source.stdout, stdout=log, stderr=log, env=env, check=False)
         if source.stdout is not None:
             source.stdout.close()

@@ -189,21 +189,13 @@ def _check_machine(shop: Workshop) -> None:
     if platform.machine() not in _DEBIAN_ARCHITECTURE:
         raise BuildError(f"images are built for x86_64 and aarch64, and this machine is {platform.machine()}")
     if os.geteuid() != 0 and shop.base_image is None:
-        raise BuildError(
-            "building images needs root (mmdebstrap and the Docker engine)", hint="run it as root"
-        )
+        raise BuildError("building images needs root (mmdebstrap and the Docker engine)", hint="run it as root")
     try:
-        engine = subprocess.run(
-            ["docker", "info", "--format", "{{.DockerRootDir}}"], capture_output=True, check=False
-        )
+        engine = subprocess.run(["docker", "info", "--format", "{{.DockerRootDir}}"], capture_output=True, check=False)
     except FileNotFoundError as error:
-        raise BuildError(
-            "the command 'docker' is missing", hint="apt-get install docker.io docker-cli"
-        ) from error
+        raise BuildError("the command 'docker' is missing", hint="apt-get install docker.io docker-cli") from error
     if engine.returncode:
-        raise BuildError(
-            "the Docker engine does not answer", hint="start it: 'systemctl start docker' or 'dockerd &'"
-        )
+        raise BuildError("the Docker engine does not answer", hint="start it: 'systemctl start docker' or 'dockerd &'")
     if shop.base_image is None and shutil.which("mmdebstrap") is None:
         raise BuildError("the command 'mmdebstrap' is missing", hint="apt-get install mmdebstrap")
     for place in (Path(engine.stdout.decode().strip()), shop.cache):
@@ -261,9 +253,7 @@ def _root(shop: Workshop, name: str, spec: ImageSpec) -> str:
             image_roots.registry_root(shop.steps(name), name, shop.base_image, packages, tag, hook=hook)
         else:
             architecture = _DEBIAN_ARCHITECTURE[platform.machine()]
-            image_roots.debian_root(
-                shop.steps(name), name, packages, tag, architecture=architecture, hook=hook
-            )
+            image_roots.debian_root(shop.steps(name), name, packages, tag, architecture=architecture, hook=hook)
     return tag
 
 
@@ -351,13 +341,9 @@ def _npm(shop: Workshop, name: str) -> Path:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Build images from the command line; 0, or 1 with one message of what was wrong."""
-    parser = argparse.ArgumentParser(
-        prog="python -m orchestrator.machine.images", description="Build the images."
-    )
+    parser = argparse.ArgumentParser(prog="python -m orchestrator.machine.images", description="Build the images.")
     parser.add_argument("names", nargs="*", help=f"images to build (default: {', '.join(IMAGES)})")
-    parser.add_argument(
-        "--base-image", help="registry image of Debian 13 to start from (or BULLE_BASE_IMAGE)"
-    )
+    parser.add_argument("--base-image", help="registry image of Debian 13 to start from (or BULLE_BASE_IMAGE)")
     parser.add_argument("--cache", type=Path, help="folder of what was fetched (or BULLE_CACHE)")
     parser.add_argument("--write", type=Path, help="write the ids to this images.json")
     chosen = parser.parse_args(arguments)
@@ -367,9 +353,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"[{time.monotonic() - began:6.1f} s] {line}", flush=True)
 
     try:
-        ids = build_images(
-            chosen.names or None, None, progress, base_image=chosen.base_image, cache=chosen.cache
-        )
+        ids = build_images(chosen.names or None, None, progress, base_image=chosen.base_image, cache=chosen.cache)
         if chosen.write:
             write_images_json(chosen.write, ids)
     except BulleError as error:

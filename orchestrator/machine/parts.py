@@ -102,7 +102,14 @@ def control_plane(settings: Settings, settings_file: Path, *, demo_idp: bool) ->
                 Bind(layout.sockets / "node", writable=True),
             ),
         ),
-        Part("proxy", "controller", ("/usr/lib/bulle/proxy",), Uid.PROXY, "host", (own, Bind(secret / "proxy"), *tls)),
+        Part(
+            "proxy",
+            "controller",
+            ("/usr/lib/bulle/proxy",),
+            Uid.PROXY,
+            "host",
+            (own, Bind(secret / "proxy"), *tls),
+        ),
         Part(
             "hub",
             "controller",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -37,10 +37,10 @@ class Authority(Protocol):
 
 
 class ViewBuilder(Protocol):
-    """Makes a permit real (:func:`orchestrator.data.views.build_view`, with keys and settings bound)."""
+    """Makes a permit real (:func:`orchestrator.data.view.build_view`, with keys and settings bound)."""
 
     def required_keys(self, grant: Grant) -> list[str]:
         """Ids of the keys that the view needs; no more are released."""
 
-    def build(self, grant: Grant, target: Path, progress: Progress) -> None:
-        """Write the view's files below ``target``."""
+    def build(self, grant: Grant, released: Collection[str], target: Path, progress: Progress) -> None:
+        """Write the view's files below ``target``, opening no key but those of ``released``."""

@@ -4,6 +4,7 @@ read-only."""
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
 
 from orchestrator.errors import NodeError
@@ -29,24 +30,24 @@ class Views:
         self._size = size
         self._open: Shared[Path] = Shared()
 
-    def open(self, grant: Grant, progress: Progress) -> Path:
+    def open(self, grant: Grant, released: Collection[str], progress: Progress) -> Path:
         """A finished view, read-only; built if no session uses it yet. A view that fails leaves nothing.
 
         Raises:
             BulleError: what the builder raised, or NodeError when there is no RAM for it.
         """
-        return self._open.acquire(view_key(grant), lambda: self._build(grant, progress))
+        return self._open.acquire(view_key(grant), lambda: self._build(grant, released, progress))
 
     def close(self, grant: Grant) -> None:
         """Give a view back; with its last session it is gone."""
         self._open.release(view_key(grant), _remove)
 
-    def _build(self, grant: Grant, progress: Progress) -> Path:
+    def _build(self, grant: Grant, released: Collection[str], progress: Progress) -> Path:
         target = self._folder / view_key(grant)
         target.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             mounts.tmpfs(target, self._size, mode=0o755)
-            self._builder.build(grant, target, progress)
+            self._builder.build(grant, released, target, progress)
             mounts.make_read_only(target)
         except OSError as error:
             _remove(target)

@@ -140,7 +140,7 @@ def test_a_removed_member_is_out_within_seconds(
         assert time.monotonic() - removed < 5 + 1
         wait_gone(page, 30)
         picture(page, "desktop-ended")
-    kinds = [event["kind"] for event in audit(bulle, "--person", "researcher2")]
+    kinds = [record["event"]["kind"] for record in audit(bulle, "--person", "researcher2")]
     assert "grant.issue" in kinds and "key.release" in kinds and "workspace.stop" in kinds
 
 

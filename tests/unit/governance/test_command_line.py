@@ -146,10 +146,11 @@ def test_the_log_is_checked_and_read(bulle, folder):
     bulle("person", "disable", "outsider")
     _, later, _ = bulle("audit", "head")
     assert bulle("audit", "verify", "--head", str(exported))[0] == 0
-    lines = bulle("audit", "show", "--person", "outsider", "--json")[1].splitlines()
-    assert [json.loads(line)["event"]["kind"] for line in lines] == ["person.add"] * 2 + ["person.disable"] * 2
+    records = json.loads(bulle("audit", "show", "--person", "outsider", "--json")[1])
+    assert [record["event"]["kind"] for record in records] == ["person.add"] * 2 + ["person.disable"] * 2
     assert len(bulle("audit", "show", "--kind", "role.*")[1].splitlines()) == 2
     assert bulle("audit", "show", "--since", "2099-01-01")[1] == ""
+    assert json.loads(bulle("audit", "show", "--since", "2099-01-01", "--json")[1]) == []
     for path, data in saved.items():
         path.write_bytes(data)
     exported.write_text(later)
