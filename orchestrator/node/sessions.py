@@ -384,7 +384,12 @@ class Sessions:
     def _remove_containers(self, session: str) -> None:
         # By label and not from memory: a container whose creation was answered too late is found as well.
         found = self._runtime.list(session)
-        removals = [self._pool.submit(self._runtime.remove, each.id, grace=0) for each in found]
+        # The bridge is asked, not killed, and has a second: it tells the browser that the session is over, which takes
+        # the last picture off the screen. The others end at once.
+        removals = [
+            self._pool.submit(self._runtime.remove, each.id, grace=1 if each.part == PartName.BRIDGE else 0)
+            for each in found
+        ]
         wait(removals)
         for removal in removals:
             removal.result()

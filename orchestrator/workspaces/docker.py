@@ -160,7 +160,10 @@ class DockerRuntime(Runtime):
         ]
         with _told("list its containers"):
             rows = self._api.containers(all=True, filters={"label": wanted})
-        return [Found(row["Id"], row["Labels"][LABEL_SESSION], row["State"] == "running") for row in rows]
+        return [
+            Found(row["Id"], row["Labels"][LABEL_SESSION], row["Labels"].get(LABEL_PART, ""), row["State"] == "running")
+            for row in rows
+        ]
 
     def address(self, container: str, network: str) -> str:
         """See :meth:`Runtime.address`."""

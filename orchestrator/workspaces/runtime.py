@@ -26,6 +26,7 @@ class Found:
 
     id: str
     session: str
+    part: str
     running: bool
 
 

@@ -91,6 +91,4 @@ def type_in_terminal(page: Page, line: str) -> None:
 
 def wait_gone(page: Page, seconds: float) -> None:
     """The desktop has ended in the browser too."""
-    expect(page.locator("html")).to_have_attribute(
-        "data-bulle", re.compile("ended|reconnecting"), timeout=seconds * 1000
-    )
+    expect(page.locator("html")).to_have_attribute("data-bulle", "ended", timeout=seconds * 1000)

@@ -93,7 +93,7 @@ def used(
         work = (
             "import pandas as pd; t = pd.read_parquet('/data/planted/planted.parquet');"
             "t.to_csv('/home/researcher/copy.csv'); t.to_csv('/project/copy.csv'); t.to_csv('/tmp/copy.csv');"
-            "print(t['person'][0]); print(len(t)); import sys; print(t.head(), file=sys.stderr)"
+            "print(t['person'][0]); print(len(t))"
         )
         pseudonym, rows = inside(sandbox, "python3", "-W", "ignore", "-c", work).split()[:2]
         assert rows == "500"

@@ -4,7 +4,7 @@ const WORDS = {
     en: {
         opening: "Opening your desktop…",
         reconnecting: "Reconnecting…",
-        reconnectingHint: "Your session goes on: nothing is lost.",
+        reconnectingHint: "One moment. A session that is running goes on meanwhile.",
         stillTrying: "Still trying. Check your network; your session goes on meanwhile.",
         ended: "This session has ended",
         endedHint: "What you saved in your home and in the project folder is kept.",
@@ -24,7 +24,7 @@ const WORDS = {
     fr: {
         opening: "Ouverture de votre bureau…",
         reconnecting: "Reconnexion…",
-        reconnectingHint: "Votre session continue : rien n’est perdu.",
+        reconnectingHint: "Un instant. Une session en cours continue pendant ce temps.",
         stillTrying: "Nouvel essai. Vérifiez votre réseau ; votre session continue pendant ce temps.",
         ended: "Cette session est terminée",
         endedHint: "Ce que vous avez enregistré dans votre dossier personnel et dans celui du projet est conservé.",
