@@ -119,6 +119,25 @@ class Door:
         found: dict[str, Any] = answer.json()
         return found
 
+    async def running(self, person: str, project: str) -> list[str]:
+        """Sessions of this person in this project that run now.
+
+        Raises:
+            UnavailableError: the node agent does not answer, so nobody knows.
+        """
+        try:
+            async with self._client(10.0) as client:
+                answer = await client.get("/v1/workspaces")
+        except httpx.HTTPError as error:
+            raise UnavailableError(f"the node agent does not answer: {error}", hint=_HINT) from error
+        if answer.status_code != 200:
+            raise _fault(answer)
+        return [
+            str(each["session"])
+            for each in answer.json()
+            if (each["person"], each["project"], each["state"]) == (person, project, "running")
+        ]
+
     async def stop(self, session: str) -> None:
         """Stop a session; one that is not there is stopped already.
 

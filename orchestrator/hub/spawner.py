@@ -166,6 +166,11 @@ class BulleSpawner(Spawner):
         self._tell(progress_event(Step("checking")))
         async with AsyncAuthorityClient(Path(self.authority_socket)) as authority:
             issued = await authority.grant(self.user.name, self.name)
+        # The hub starts what it does not know to be running. What runs all the same was started by a hub that ended
+        # before it could write that down: nobody could reach it, and it would stand in the way of this start.
+        for left in await self._door.running(self.user.name, self.name):
+            self.log.warning("ending session %s of %s, which this hub does not know", left, self._log_name)
+            await self._door.stop(left)
         self.session = issued.session
         environment = bridge_environment(self.get_env())
         async with aclosing(self._door.start(issued.grant, environment)) as lines:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -93,9 +94,20 @@ def apt_settings(dump: str) -> str:
 
 
 def debian_root(
-    steps: Steps, name: str, packages: Sequence[str], tag: str, *, architecture: str, hook: Path | None
+    steps: Steps,
+    name: str,
+    packages: Sequence[str],
+    tag: str,
+    *,
+    architecture: str,
+    hook: Path | None,
+    trim: Sequence[str] = TRIM,
+    python: Path | None = None,
 ) -> None:
     """Make a root file system with ``packages`` and import it as image ``tag``.
+
+    ``trim`` are lines of dpkg's configuration that say what is left out. ``hook`` is a shell script run at the end
+    with the root's path and ``python``, a folder of ``site-packages`` and ``site-prefix``.
 
     Raises:
         BuildError: mmdebstrap is missing, the mirror does not answer, or a package does not exist.
@@ -109,7 +121,7 @@ def debian_root(
         options.write_text(apt_settings(dump) + 'Acquire::Languages "none";\nAcquire::Retries "3";\n', encoding="utf-8")
         finish = Path(folder) / "finish"
         finish.write_text(FINISH, encoding="utf-8")
-        hooks = [f'sh {shlex.quote(str(hook))} "$1"'] if hook else []
+        hooks = [f'sh {shlex.quote(str(hook))} "$1" {shlex.quote(str(python or ""))}'] if hook else []
         hooks.append(f'sh {shlex.quote(str(finish))} "$1"')
         keyring = [f"--keyring={_KEYRING}"] if _KEYRING.exists() else []
         sources = tuple(
@@ -125,7 +137,7 @@ def debian_root(
                 f"--include={','.join(packages)}",
                 *keyring,
                 f"--aptopt={options}",
-                *(f"--dpkgopt={line}" for line in TRIM),
+                *(f"--dpkgopt={line}" for line in trim),
                 "--dpkgopt=force-unsafe-io",
                 *(f"--customize-hook={line}" for line in hooks),
                 "--format=tar",
@@ -139,7 +151,17 @@ def debian_root(
         )
 
 
-def registry_root(steps: Steps, name: str, base: str, packages: Sequence[str], tag: str, *, hook: Path | None) -> None:
+def registry_root(
+    steps: Steps,
+    name: str,
+    base: str,
+    packages: Sequence[str],
+    tag: str,
+    *,
+    hook: Path | None,
+    trim: Sequence[str] = TRIM,
+    python: Path | None = None,
+) -> None:
     """Add ``packages`` to the registry image ``base`` (of Debian 13) with apt, as image ``tag``.
 
     Raises:
@@ -148,16 +170,21 @@ def registry_root(steps: Steps, name: str, base: str, packages: Sequence[str], t
     with tempfile.TemporaryDirectory(prefix="bulle-root-") as folder:
         context = Path(folder)
         (context / "packages").write_text("\n".join(packages) + "\n", encoding="utf-8")
-        (context / "dpkg.cfg").write_text("\n".join((*TRIM, "force-unsafe-io")) + "\n", encoding="utf-8")
+        (context / "dpkg.cfg").write_text("\n".join((*trim, "force-unsafe-io")) + "\n", encoding="utf-8")
         (context / "finish").write_text(FINISH.replace("sources.list.d/*", "sources.list.d/none"), encoding="utf-8")
         (context / "hook").write_bytes(hook.read_bytes() if hook else b"")
+        (context / "python").mkdir()
+        if python:
+            shutil.copytree(python, context / "python", symlinks=True, dirs_exist_ok=True)
         (context / "Dockerfile").write_text(
             f"FROM {base}\nCOPY packages dpkg.cfg finish hook /run/bulle-build/\n"
+            "COPY python /run/bulle-build/python\n"
             "RUN mkdir -p /etc/dpkg/dpkg.cfg.d \\\n"
             " && cp /run/bulle-build/dpkg.cfg /etc/dpkg/dpkg.cfg.d/bulle \\\n"
             " && export DEBIAN_FRONTEND=noninteractive && apt-get update -q \\\n"
             " && xargs -a /run/bulle-build/packages apt-get install -qy --no-install-recommends \\\n"
-            " && sh /run/bulle-build/hook / && sh /run/bulle-build/finish / && rm -rf /run/bulle-build\n"
+            " && sh /run/bulle-build/hook / /run/bulle-build/python \\\n"
+            " && sh /run/bulle-build/finish / && rm -rf /run/bulle-build\n"
             "ENV LANG=C.UTF-8\n",
             encoding="utf-8",
         )

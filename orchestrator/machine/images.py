@@ -62,7 +62,10 @@ class ImageSpec(BaseModel):
     orchestrator: bool | tuple[str, ...] = False
     #: another image to build on, in place of a root file system of its own
     base: str | None = None
-    #: shell script in the folder, run with the finished root file system's path as its argument
+    #: paths (patterns of dpkg's ``path-exclude``) that its packages bring and it does without
+    without: tuple[Annotated[str, Field(pattern=r"^/[^\s]+$")], ...] = ()
+    #: shell script in the folder, run with the finished root file system's path and, with ``python``, the
+    #: folder of ``site-packages`` and ``site-prefix``: what it takes in needs no copying by the Dockerfile
     hook: str | None = None
 
 
@@ -124,7 +127,7 @@ def _dockerfile_faults(folder: Path, spec: ImageSpec) -> list[str]:
     faults = []
     if "ARG BASE_IMAGE" not in text or "FROM ${BASE_IMAGE}" not in text:
         faults.append("the Dockerfile must begin with 'ARG BASE_IMAGE' and 'FROM ${BASE_IMAGE}'")
-    if spec.python:
+    if spec.python and not spec.hook:
         lines = [line for line in text.splitlines() if line.startswith("COPY")]
         faults += [
             f"python is set, so the Dockerfile must say 'COPY {part} {place}'"
@@ -243,17 +246,23 @@ def _alone(shop: Workshop, name: str) -> Iterator[None]:
 def _root(shop: Workshop, name: str, spec: ImageSpec) -> str:
     """The image of the root file system, made if it is not there."""
     hook = shop.images / name / spec.hook if spec.hook else None
-    made_of = [_RECIPE, *sorted(spec.packages), *image_roots.TRIM, image_roots.FINISH, platform.machine()]
+    packages = sorted(spec.packages)
+    trim = (*image_roots.TRIM, *(f"path-exclude={path}" for path in spec.without))
+    made_of = [_RECIPE, *packages, *trim, image_roots.FINISH, platform.machine()]
     made_of += [hook.read_text(encoding="utf-8")] if hook else []
+    made_of += [_python_key(shop, spec)] if hook and spec.python else []
     made_of += [shop.base_image or image_roots.SUITE]
     tag = f"bulle/rootfs-{name}:{_hash(made_of)}"
     if image_roots.image_id(tag) is None:
-        packages = sorted(spec.packages)
+        python = _python(shop, name, spec) if hook and spec.python else None
+        steps = shop.steps(name)
         if shop.base_image:
-            image_roots.registry_root(shop.steps(name), name, shop.base_image, packages, tag, hook=hook)
+            image_roots.registry_root(steps, name, shop.base_image, packages, tag, hook=hook, trim=trim, python=python)
         else:
-            architecture = _DEBIAN_ARCHITECTURE[platform.machine()]
-            image_roots.debian_root(shop.steps(name), name, packages, tag, architecture=architecture, hook=hook)
+            machine = _DEBIAN_ARCHITECTURE[platform.machine()]
+            image_roots.debian_root(
+                steps, name, packages, tag, architecture=machine, hook=hook, trim=trim, python=python
+            )
     return tag
 
 
@@ -298,7 +307,7 @@ def _docker_build(shop: Workshop, name: str, spec: ImageSpec, root: str, tag: st
             _copy(file, context / file.relative_to(shop.images / name))
         for file in _source_files(shop, spec):
             _copy(file, context / file.relative_to(shop.root))
-        if spec.python:
+        if spec.python and not spec.hook:
             image_parts.link_tree(_python(shop, name, spec), context)
         if spec.npm:
             image_parts.link_tree(_npm(shop, name) / "node_modules", context / "node_modules")
@@ -318,11 +327,17 @@ def _copy(source: Path, target: Path) -> None:
     target.chmod(0o755 if source.stat().st_mode & stat.S_IXUSR else 0o644)
 
 
+def _python_key(shop: Workshop, spec: ImageSpec) -> str:
+    """The hash of what a lock brings into an image."""
+    lock = (shop.images / str(spec.python)).read_text(encoding="utf-8")
+    machine = platform.machine()
+    return _hash([_RECIPE, image_parts.PYTHON, machine, *image_parts.split_lock(lock, spec.source_only, machine)])
+
+
 def _python(shop: Workshop, name: str, spec: ImageSpec) -> Path:
     lock = shop.images / str(spec.python)
     machine = platform.machine()
-    wheels, sources = image_parts.split_lock(lock.read_text(encoding="utf-8"), spec.source_only, machine)
-    target = shop.cache / "python" / _hash([_RECIPE, image_parts.PYTHON, machine, wheels, sources])
+    target = shop.cache / "python" / _python_key(shop, spec)
     with _alone(shop, f"python-{target.name}"):
         if not target.exists():
             image_parts.fetch_python(shop.steps(name), name, lock, spec.source_only, target, machine=machine)

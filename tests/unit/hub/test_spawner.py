@@ -38,6 +38,7 @@ class World:
     pause: float = 0.0
     asked: list[tuple[str, str, Any]] = field(default_factory=list)
     running: set[str] = field(default_factory=set)
+    known: list[dict[str, str]] = field(default_factory=list)
     aborted: bool = False
 
     @asynccontextmanager
@@ -46,6 +47,7 @@ class World:
             "authority": Starlette(routes=[Route("/v1/grants", self._grant, methods=["POST"])]),
             "door": Starlette(
                 routes=[
+                    Route("/v1/workspaces", self._list, methods=["GET"]),
                     Route("/v1/workspaces", self._start, methods=["POST"]),
                     Route("/v1/workspaces/{session}", self._one, methods=["GET", "DELETE"]),
                 ]
@@ -84,6 +86,9 @@ class World:
                 raise
 
         return StreamingResponse(stream())
+
+    async def _list(self, request: Request) -> Response:
+        return JSONResponse(self.known)
 
     async def _one(self, request: Request) -> Response:
         session = request.path_params["session"]
@@ -145,6 +150,20 @@ def test_a_start_gives_the_grant_to_the_door_and_tells_the_steps(world: World) -
     assert set(sent) == {"grant", "bridge_environment"} and sent["grant"] == "JWS"
     assert sent["bridge_environment"]["JUPYTERHUB_API_TOKEN"] == "the-bridge-token"
     assert set(sent["bridge_environment"]) <= set(BRIDGE_ENVIRONMENT)
+
+
+def test_what_a_hub_that_was_killed_left_is_ended_before_a_start(world: World) -> None:
+    """And nothing else is: not another person's, nor another project's, nor what is being started."""
+    here = {"person": "ada", "project": "doctor-visits", "state": "running"}
+    world.known = [
+        {**here, "session": "b" * 32},
+        {**here, "session": "c" * 32, "person": "grace"},
+        {**here, "session": "d" * 32, "project": "sleep"},
+        {**here, "session": "e" * 32, "state": "starting"},
+    ]
+    run(world, lambda: spawner(world).start())
+    assert [(what, which) for what, which, _ in world.asked if what == "DELETE"] == [("DELETE", "b" * 32)]
+    assert [what for what, _, _ in world.asked] == ["grant", "DELETE", "start"]
 
 
 def test_options_change_nothing(world: World) -> None:
