@@ -21,6 +21,7 @@ from pydantic import BaseModel
 
 from orchestrator.cli import build
 from orchestrator.config import Settings
+from orchestrator.machine.images import ImageSpec
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -265,6 +266,11 @@ def test_every_setting_is_documented_and_every_documented_one_exists() -> None:
         "oidc.mfa",
         "oidc.require_mfa",
     }
+
+
+def test_every_key_of_an_image_is_documented() -> None:
+    text = (ROOT / "docs" / "images.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == set(ImageSpec.model_fields)
 
 
 # -- nothing of where this was made -------------------------------------------------------------------------
