@@ -22,6 +22,7 @@ _PARTS = (
     ("member", "orchestrator.cli.governance", "member_app"),
     ("permit", "orchestrator.cli.governance", "permit_app"),
     ("audit", "orchestrator.cli.audit", "app"),
+    ("custodian", "orchestrator.cli.custodian", "app"),
     ("serve", "orchestrator.cli.serve", "app"),
 )
 _MACHINE = "orchestrator.cli.machine"

@@ -94,11 +94,17 @@ def _opened(path: Path) -> Iterator[bytes]:
             yield "\n".join(database.iterdump()).encode()
 
 
-def search(root: Path, needles: list[Needle], *, deep: bool = True) -> list[Found]:
-    """Which needles are where below ``root``. ``deep`` also opens container formats."""
+def search(root: Path, needles: list[Needle], *, deep: bool = True, since: float | None = None) -> list[Found]:
+    """Which needles are where below ``root``.
+
+    ``deep`` also opens container formats. ``since`` (seconds since the epoch) passes over files whose inode has not
+    changed since then: the kernel sets that time, so what was planted later cannot be in one of them.
+    """
     longest = max(len(form) for needle in needles for form in needle.forms)
     found: list[Found] = []
     for path in same_device_files(root):
+        if since is not None and path.lstat().st_ctime < since:
+            continue
         seen: set[str] = set()
 
         def look(data: bytes, seen: set[str] = seen, path: Path = path) -> None:
