@@ -231,6 +231,20 @@ def test_a_command_that_does_not_exist_is_seen(text: str, wrong: str) -> None:
     assert [found for shown in shown_commands(text) if (found := unknown_command(shown))] == [wrong]
 
 
+def shown_paths() -> set[tuple[str, ...]]:
+    """Every command that some page shows."""
+    found: set[tuple[str, ...]] = set()
+    for shown in (each for page in PAGES for each in shown_commands(page.read_text(encoding="utf-8"))):
+        choices = [word.split("|") for word in shown.split()[1:]]
+        for length in range(1, 4):
+            found |= {path for path in itertools.product(*choices[:length]) if commands().get(path) is not None}
+    return found
+
+
+def test_every_command_is_shown_somewhere() -> None:
+    assert {path for path, options in commands().items() if options is not None} - shown_paths() == set()
+
+
 def test_commands_are_found() -> None:
     everything = [shown for page in PAGES for shown in shown_commands(page.read_text(encoding="utf-8"))]
     assert len(everything) > 40
