@@ -126,7 +126,11 @@ class Desk:
         (run / "sandbox" / "session.json").write_text('{"project": "demo", "language": "en"}')
         self.runtime = DockerRuntime(settings.deployment)
         images = Images(gateway=built["gateway"], sandbox=built["sandbox"])
-        display, _, sandbox = workspace_specs(grant, settings, images, self.paths, seccomp.load())
+        # The profile that the node agent uses is in its image.
+        profile = folder / "seccomp.json"
+        argv = ["docker", "run", "--rm", "--network=none", "--entrypoint=cat", built["node"], str(seccomp.PROFILE)]
+        profile.write_bytes(subprocess.run(argv, capture_output=True, check=True).stdout)
+        display, _, sandbox = workspace_specs(grant, settings, images, self.paths, seccomp.load(profile))
         self.display = self.runtime.create(display)
         self.sandbox = ""
         try:
@@ -187,7 +191,7 @@ def view(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def built(engine: docker.DockerClient) -> dict[str, str]:
-    return machine_images.build_images(["gateway", "sandbox"], progress=print)
+    return machine_images.build_images(["gateway", "node", "sandbox"], progress=print)
 
 
 @pytest.fixture(scope="module")

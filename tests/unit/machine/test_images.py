@@ -80,6 +80,18 @@ def test_a_dockerfile_that_forgets_the_commands_is_refused(repo: Path) -> None:
         images.load_spec(folder)
 
 
+def test_libraries_that_a_hook_takes_into_the_root_need_no_copy(repo: Path) -> None:
+    folder = repo / "images" / "one"
+    (repo / "images" / "a.lock").write_text(f"a==1 \\\n{HASH}\n")
+    (folder / "hook").write_text('cp -r "$2" "$1"\n')
+    (folder / "image.yaml").write_text("packages: [python3]\npython: a.lock\nhook: hook\n")
+    spec = images.load_spec(folder)
+    place = shop(repo)
+    first = images._python_key(place, spec)
+    (repo / "images" / "a.lock").write_text(f"a==2 \\\n{HASH}\n")
+    assert images._python_key(place, spec) != first
+
+
 def test_the_key_is_stable_and_changes_with_what_matters_alone(repo: Path) -> None:
     first = key(repo)
     assert key(repo) == first
