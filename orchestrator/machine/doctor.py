@@ -79,18 +79,34 @@ def check_swap(settings: Settings) -> Finding:
     return Finding("swap", Level.FINE, "no unencrypted swap")
 
 
-def check_noswap(settings: Settings) -> Finding:
-    """The kernel knows tmpfs ``noswap`` (6.4 or newer)."""
+def check_kernel(settings: Settings) -> Finding:
+    """The kernel knows tmpfs ``noswap`` (6.4 or newer), so that views are in RAM and bounded in size."""
     release = os.uname().release
     major, minor = (int(part) for part in release.split(".")[:2])
     if (major, minor) < (6, 4):
         return Finding(
             "kernel",
-            Level.FAULT,
-            f"Linux {release} has no tmpfs 'noswap'",
-            "6.4 or newer is needed (Debian: backports)",
+            Level.WARNING,
+            f"Linux {release} has no tmpfs 'noswap': views are on ramfs, which does not swap, with no limit of size",
+            "6.4 or newer bounds a view to half of the RAM (Debian 12: linux-image-amd64 from backports)",
         )
     return Finding("kernel", Level.FINE, f"Linux {release}")
+
+
+def check_core_dumps(settings: Settings) -> Finding:
+    """A crash must not write memory to a disk (attack: reading the core files of a sandbox that crashed).
+
+    Containers have a core limit of 0, which a program that is handed the dump (``|`` in core_pattern) may ignore.
+    """
+    pattern = Path("/proc/sys/kernel/core_pattern").read_text(encoding="utf-8").strip()
+    if pattern.startswith("|"):
+        return Finding(
+            "core dumps",
+            Level.WARNING,
+            f"core dumps are handed to {pattern[1:].split()[0]}, which may keep what a workspace had in memory",
+            "sysctl kernel.core_pattern=core, or make sure that it heeds a core limit of 0",
+        )
+    return Finding("core dumps", Level.FINE, "a workspace that crashes leaves none")
 
 
 def check_owners(settings: Settings) -> Finding:
@@ -241,8 +257,9 @@ def check_port(settings: Settings) -> Finding:
 
 CHECKS: tuple[Check, ...] = (
     check_engine,
-    check_noswap,
+    check_kernel,
     check_swap,
+    check_core_dumps,
     check_owners,
     check_secrets,
     check_custodian,

@@ -58,6 +58,10 @@ class Part:
             "volumes": [bind.words() for bind in self.binds],
             "tmpfs": {"/tmp": "size=64m,mode=1777,nosuid,nodev,noexec"},  # noqa: S108 - a tmpfs of the container's own
             "mem_limit": f"{self.memory_mb}m",
+            # Tokens in their memory go neither to swap nor into a core file.
+            "memswap_limit": f"{self.memory_mb}m",
+            "mem_swappiness": 0,
+            "ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}],
             "pids_limit": 256,
             "restart_policy": {"Name": "unless-stopped"},
             "log_config": {"type": "json-file", "config": {"max-size": "10m", "max-file": "3"}},

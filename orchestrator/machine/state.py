@@ -48,7 +48,8 @@ def folders(layout: Layout) -> tuple[Folder, ...]:
         Folder(secret / "proxy", Uid.PROXY, Uid.PROXY, 0o700),
         Folder(secret / "portal", Uid.PORTAL, Uid.PORTAL, 0o700),
         Folder(secret / "demo-idp", Uid.DEMO_IDP, Uid.DEMO_IDP, 0o700),
-        Folder(layout.mounts, 0, 0, 0o711),
+        # Views are in clear below it: no local account but root may look in. Workspaces see what is bound for them.
+        Folder(layout.mounts, 0, 0, 0o700),
         Folder(sockets, 0, 0, 0o711),
         Folder(sockets / "hub", Uid.AUTHORITY, Uid.HUB, 0o2750),
         Folder(sockets / "portal", Uid.AUTHORITY, Uid.PORTAL, 0o2750),

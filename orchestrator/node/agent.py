@@ -102,7 +102,7 @@ def clean(layout: Layout, runtime: Runtime) -> tuple[int, int]:
     found = runtime.list()
     for each in found:
         runtime.remove(each.id)
-    layout.mounts.mkdir(mode=0o711, parents=True, exist_ok=True)
+    layout.mounts.mkdir(mode=0o700, parents=True, exist_ok=True)
     gone = mounts.unmount_below(layout.mounts)
     for name in ("ws", "views", "plain", "cipher"):
         _remove_empty(layout.mounts / name)

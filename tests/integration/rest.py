@@ -94,6 +94,23 @@ def _opened(path: Path) -> Iterator[bytes]:
             yield "\n".join(database.iterdump()).encode()
 
 
+def _written(path: Path) -> Iterator[bytes]:
+    """The bytes of a file, without the holes of a sparse one (a home's disk is mostly hole)."""
+    with path.open("rb", buffering=0) as file:
+        size, at = os.fstat(file.fileno()).st_size, 0
+        while at < size:
+            try:
+                begin = os.lseek(file.fileno(), at, os.SEEK_DATA)
+            except OSError:  # ENXIO: nothing but a hole is left
+                return
+            at = os.lseek(file.fileno(), begin, os.SEEK_HOLE)
+            os.lseek(file.fileno(), begin, os.SEEK_SET)
+            left = at - begin
+            while left > 0 and (chunk := file.read(min(CHUNK, left))):
+                left -= len(chunk)
+                yield chunk
+
+
 def search(root: Path, needles: list[Needle], *, deep: bool = True, since: float | None = None) -> list[Found]:
     """Which needles are where below ``root``.
 
@@ -115,11 +132,10 @@ def search(root: Path, needles: list[Needle], *, deep: bool = True, since: float
 
         look(str(path).encode())
         try:
-            with path.open("rb") as file:
-                tail = b""
-                while chunk := file.read(CHUNK):
-                    look(tail + chunk)
-                    tail = chunk[-longest:]
+            tail = b""
+            for chunk in _written(path):
+                look(tail + chunk)
+                tail = chunk[-longest:]
             if deep:
                 for data in _opened(path):
                     look(data)

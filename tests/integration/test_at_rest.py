@@ -138,11 +138,11 @@ def test_the_search_finds_a_data_set_that_is_not_encrypted(used: Used, tmp_path:
     """Negative control: the same ingest with encryption switched off, and the needles are there."""
     source, schema = write_source(Path("/dev/shm") / f"planted-{tmp_path.name}")
     FileCustodian.create(tmp_path / "custodian")
-    ring = KeyRing(tmp_path / "keyring", FileCustodian(tmp_path / "custodian"))
     try:
         for name, encrypted in (("clear", False), ("sealed", True)):
             folder = tmp_path / name
             folder.mkdir()
+            ring = KeyRing(tmp_path / f"keyring-{name}", FileCustodian(tmp_path / "custodian"))
             ingest(source, load_schema(schema), dataset=DATASET, folder=folder, ring=ring, _encrypted=encrypted)
     finally:
         shutil.rmtree(source.parent)
