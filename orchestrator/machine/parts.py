@@ -63,7 +63,8 @@ class Part:
             "mem_swappiness": 0,
             "ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}],
             "pids_limit": 256,
-            "restart_policy": {"Name": "unless-stopped"},
+            # Always: what an engine that crashed stopped on its way up is started again too. `bulle down` removes them.
+            "restart_policy": {"Name": "always"},
             "log_config": {"type": "json-file", "config": {"max-size": "10m", "max-file": "3"}},
             "environment": {"BULLE_SETTINGS": SETTINGS_INSIDE, "HOME": "/tmp", "TMPDIR": "/tmp"},  # noqa: S108
             "detach": True,

@@ -64,18 +64,23 @@ except OSError:
     sys.exit(1)
 P
 }
+start_engine() {
+  rm -f /var/run/docker.pid
+  setsid nohup dockerd >>/var/log/dockerd.log 2>&1 </dev/null &
+}
 if ! answers; then
   say "Starting the Docker engine"
   if [ -d /run/systemd/system ]; then
     systemctl start docker || true
   else
     mkdir -p /var/log
-    rm -f /var/run/docker.pid
-    setsid nohup dockerd >/var/log/dockerd.log 2>&1 </dev/null &
+    start_engine
   fi
   tries=0
   until answers; do
     tries=$((tries + 1))
+    # one that was killed before can fail at its first start, while it finds what it left
+    [ -d /run/systemd/system ] || pgrep -x dockerd >/dev/null || start_engine
     [ "$tries" -lt 60 ] || stop "the Docker engine does not start: see 'journalctl -u docker' or /var/log/dockerd.log."
     sleep 1
   done

@@ -75,7 +75,7 @@ def agent_container(settings: Settings, settings_file: Path, image_id: str) -> d
         "ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}],
         # gocryptfs processes whose parent was the agent are reaped.
         "init": True,
-        "restart_policy": {"Name": "unless-stopped"},
+        "restart_policy": {"Name": "always"},
         "stop_signal": "SIGTERM",
         "log_config": {"type": "json-file", "config": {"max-size": "10m", "max-file": "3"}},
         "environment": {"BULLE_SETTINGS": SETTINGS_INSIDE, "HOME": "/tmp", "TMPDIR": "/tmp"},  # noqa: S108

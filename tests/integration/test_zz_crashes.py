@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import docker
+import httpx
 import pytest
 from playwright.sync_api import Browser, Page
 
@@ -41,7 +42,7 @@ def quietly(true: Callable[[], bool]) -> Callable[[], bool]:
     def ask() -> bool:
         try:
             return true()
-        except (AssertionError, OSError, docker.errors.DockerException):
+        except (AssertionError, OSError, httpx.HTTPError, docker.errors.DockerException):
             return False
 
     return ask
@@ -60,6 +61,16 @@ def workspace_containers(engine: docker.DockerClient, place: demo.Place) -> list
 def plain_files(place: demo.Place) -> list[Path]:
     """Files that lie on the disk itself below the folder of mounts: there must never be one."""
     return list(same_device_files(place.state / "mounts"))
+
+
+def wait_openable(page: Page) -> None:
+    """The hub looks at its sessions every few seconds; until then it shows one that was stopped elsewhere."""
+
+    def openable() -> bool:
+        page.reload()
+        return page.locator(f"form[action$='/open/{PROJECT}'] button[type=submit]").count() == 1
+
+    until(openable, 30, "the workspace can be opened")
 
 
 def click_open(page: Page) -> None:
@@ -81,6 +92,7 @@ def test_a_part_killed_during_a_start(
     with person(browser) as profile:
         page = profile.new_page()
         log_in(page, deployment.url, "researcher", password(deployment, "researcher"))
+        wait_openable(page)
         killer = threading.Timer(after, crash, (engine, place, part))
         killer.start()
         click_open(page)
@@ -96,7 +108,8 @@ def test_a_part_killed_during_a_start(
     # The person opens it again and works.
     with person(browser) as profile:
         page = profile.new_page()
-        until(quietly(lambda: _back(page, deployment)), 60, "the portal answers")
+        until(quietly(lambda: answers(deployment)), 60, "the portal answers")
+        log_in(page, deployment.url, "researcher", password(deployment, "researcher"))
         if page.locator(f"form[action$='/open/{PROJECT}'] button[type=submit]").count():
             open_workspace(page, PROJECT)
     for each in sessions(bulle):
@@ -105,22 +118,29 @@ def test_a_part_killed_during_a_start(
     assert bulle("audit", "verify").returncode == 0
 
 
-def _back(page: Page, deployment: demo.Running) -> bool:
-    try:
-        log_in(page, deployment.url, "researcher", password(deployment, "researcher"))
-    except Exception:  # noqa: BLE001 - whatever a browser says of a portal that is not back yet
-        return False
-    return page.locator("main").count() == 1
+def answers(deployment: demo.Running) -> bool:
+    """Whether hub and portal answer behind the proxy."""
+    paths = ("/hub/health", "/services/portal/health")
+    return all(httpx.get(deployment.url + path, timeout=3).status_code == 200 for path in paths)
 
 
-def start_engine_again() -> None:
-    """As orchestrator/machine/prepare.sh does."""
+def start_engine_again(engine: docker.DockerClient) -> None:
+    """As a machine's service manager does: start it, and start it again if that did not work."""
     if Path("/run/systemd/system").is_dir():
         subprocess.run(["systemctl", "start", "docker"], check=True)
+        until(quietly(lambda: bool(engine.ping())), 90, "the engine is back")
         return
-    Path("/var/run/docker.pid").unlink(missing_ok=True)
-    with Path("/var/log/dockerd.log").open("ab") as log:
-        subprocess.Popen(["dockerd"], stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+    for _ in range(3):
+        Path("/var/run/docker.pid").unlink(missing_ok=True)
+        with Path("/var/log/dockerd.log").open("ab") as log:
+            started = subprocess.Popen(
+                ["dockerd"], stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+            )
+        while started.poll() is None:
+            if quietly(lambda: bool(engine.ping()))():
+                return
+            time.sleep(0.5)
+    raise AssertionError("the engine does not come back")
 
 
 @pytest.mark.timeout(300)
@@ -130,12 +150,12 @@ def test_the_engine_killed_during_a_start(
     with person(browser) as profile:
         page = profile.new_page()
         log_in(page, deployment.url, "researcher", password(deployment, "researcher"))
+        wait_openable(page)
         click_open(page)
         time.sleep(0.8)
         os.kill(int(Path("/var/run/docker.pid").read_text()), signal.SIGKILL)
         time.sleep(1)
-        start_engine_again()
-    until(quietly(lambda: bool(engine.ping())), 60, "the engine is back")
+        start_engine_again(engine)
     demo.up(print, place, images=json.loads((place.state / "public" / "images.json").read_text()))
     until(quietly(lambda: sessions(bulle) == []), 60, "no session is left")
     until(lambda: mounts_of(place) == [], 30, "nothing is mounted")
@@ -144,6 +164,7 @@ def test_the_engine_killed_during_a_start(
     with person(browser) as profile:
         page = profile.new_page()
         log_in(page, deployment.url, "researcher", password(deployment, "researcher"))
+        wait_openable(page)
         open_workspace(page, PROJECT)
     for each in sessions(bulle):
         bulle("workspace", "stop", each["session"])
