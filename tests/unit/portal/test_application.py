@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -161,8 +162,8 @@ class World:
         return [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: ")]
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
+@contextmanager
+def a_world(tmp_path: Path) -> Iterator[World]:
     settings = Settings.model_validate(
         {
             "deployment": "clinic",
@@ -175,6 +176,12 @@ def world(tmp_path: Path) -> Iterator[World]:
     app = Portal(settings, hub, authority).application()  # type: ignore[arg-type]
     with TestClient(app, base_url="https://bulle.example.org", raise_server_exceptions=False) as client:
         yield World(client, hub, authority, app)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with a_world(tmp_path) as made:
+        yield made
 
 
 def routes(app: Starlette) -> list[tuple[str, str, str]]:
