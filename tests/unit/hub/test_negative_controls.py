@@ -18,6 +18,7 @@ from orchestrator.governance.identity import person_id
 from orchestrator.hub import authenticator, claims, provider, proxy, spawner
 from orchestrator.hub.authenticator import BulleAuthenticator, BulleLoginHandler, LoginFault
 from orchestrator.hub.claims import Identity
+from orchestrator.hub.configuration import USER_SCOPES
 from orchestrator.hub.spawner import BulleSpawner
 from orchestrator.terms import Event, Outcome
 from tests.unit.hub import test_claims, test_configuration, test_provider, test_spawner
@@ -211,7 +212,7 @@ def test_a_hub_with_an_administrator_is_seen(
 
 @pytest.mark.parametrize("scope", ["shares!user", "tokens!user", "list:users", "access:servers", "admin:servers!user"])
 def test_a_wider_scope_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scope: str) -> None:
-    monkeypatch.setattr(test_configuration, "USER_SCOPES", [*test_configuration.USER_SCOPES, scope])
+    monkeypatch.setattr(test_configuration, "USER_SCOPES", [*USER_SCOPES, scope])
     with pytest.raises(AssertionError):
         test_configuration.test_nobody_is_an_administrator_and_nothing_is_shared(tmp_path)
 
@@ -277,7 +278,7 @@ def test_options_that_are_not_dropped_are_seen(
 ) -> None:
     monkeypatch.setattr(BulleSpawner, "_forget_options", instead)
     with pytest.raises(AssertionError):
-        test_spawner.test_options_change_nothing(test_spawner.World(tmp_path, list(test_spawner.RIGHT)))
+        test_spawner.test_options_change_nothing(test_spawner.World(tmp_path, [*test_spawner.RIGHT]))
 
 
 def test_without_the_list_of_names_the_hubs_environment_reaches_the_bridge(monkeypatch: pytest.MonkeyPatch) -> None:
