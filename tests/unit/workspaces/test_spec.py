@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -68,28 +69,94 @@ def a_grant(session: str = "0" * 32) -> Grant:
     )
 
 
+def assert_confined(spec: ContainerSpec, body: dict[str, Any]) -> None:
+    host = body["HostConfig"]
+    user, group = body["User"].split(":")
+    assert int(user) >= 1000 and int(group) >= 1000 and "0" not in host["GroupAdd"]
+    assert host["CapDrop"] == ["ALL"] and host["CapAdd"] == [] and host["Privileged"] is False
+    assert host["SecurityOpt"] == ["no-new-privileges", "seccomp={}"]
+    assert host["ReadonlyRootfs"] is True
+    assert host["Memory"] == host["MemorySwap"] > 0 and host["MemorySwappiness"] == 0
+    assert host["PidsLimit"] > 0 and host["NanoCpus"] > 0
+    assert host["LogConfig"]["Type"] == "none"
+    assert host["Devices"] == [] and host["DeviceCgroupRules"] == [] and host["PortBindings"] == {}
+    assert {"Name": "core", "Soft": 0, "Hard": 0} in host["Ulimits"]
+    (files,) = [each for each in host["Ulimits"] if each["Name"] == "nofile"]
+    assert 0 < files["Soft"] == files["Hard"] <= 1 << 20, "open files"
+    assert 0 < host["ShmSize"] <= host["Memory"], "shared memory"
+    assert (host["IpcMode"], host["PidMode"], host["UTSMode"]) == ("private", "", "")
+    assert host["CgroupnsMode"] == "private"
+    for options in host["Tmpfs"].values():
+        assert {"nosuid", "nodev"} <= set(options.split(",")) and "size=" in options and "mode=" in options
+
+
 @given(grants)
 def test_every_container_is_confined_whatever_the_grant_says(grant: Grant) -> None:
     for spec in specs(grant):
+        assert_confined(spec, create_arguments(spec))
+
+
+#: what a container is without one of the settings: the engine's default, or what somebody might ask for
+HOLES: list[tuple[str, Any]] = [
+    ("CapDrop", []),
+    ("CapAdd", ["NET_RAW"]),
+    ("Privileged", True),
+    ("SecurityOpt", ["seccomp={}"]),
+    ("SecurityOpt", ["no-new-privileges"]),
+    ("ReadonlyRootfs", False),
+    ("GroupAdd", ["0"]),
+    ("Memory", 0),
+    ("MemorySwap", 0),
+    ("MemorySwap", -1),
+    ("MemorySwap", 1 << 50),
+    ("MemorySwappiness", None),
+    ("MemorySwappiness", 60),
+    ("NanoCpus", 0),
+    ("PidsLimit", 0),
+    ("PidsLimit", -1),
+    ("ShmSize", 0),
+    ("ShmSize", 1 << 50),
+    ("Ulimits", [{"Name": "nofile", "Soft": 1024, "Hard": 1024}]),
+    ("Ulimits", [{"Name": "core", "Soft": 0, "Hard": 0}]),
+    ("Ulimits", [{"Name": "core", "Soft": 0, "Hard": 0}, {"Name": "nofile", "Soft": 1024, "Hard": 1 << 30}]),
+    ("LogConfig", {"Type": "json-file", "Config": {}}),
+    ("Devices", [{"PathOnHost": "/dev/fuse"}]),
+    ("DeviceCgroupRules", ["a *:* rwm"]),
+    ("PortBindings", {"80/tcp": [{}]}),
+    ("IpcMode", "shareable"),
+    ("IpcMode", "host"),
+    ("PidMode", "host"),
+    ("UTSMode", "host"),
+    ("CgroupnsMode", "host"),
+    ("Tmpfs", {"/tmp": "mode=1777,nosuid,nodev"}),
+    ("Tmpfs", {"/tmp": "mode=1777,size=1m"}),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), HOLES)
+def test_negative_control_any_setting_taken_away_is_seen(name: str, value: Any) -> None:
+    for spec in specs(a_grant()):
         body = create_arguments(spec)
-        host = body["HostConfig"]
-        user, group = body["User"].split(":")
-        assert int(user) >= 1000 and int(group) >= 1000 and "0" not in host["GroupAdd"]
-        assert host["CapDrop"] == ["ALL"] and host["CapAdd"] == [] and host["Privileged"] is False
-        assert host["SecurityOpt"] == ["no-new-privileges", "seccomp={}"]
-        assert host["ReadonlyRootfs"] is True
-        assert host["Memory"] == host["MemorySwap"] > 0 and host["MemorySwappiness"] == 0
-        assert host["PidsLimit"] > 0 and host["NanoCpus"] > 0
-        assert host["LogConfig"]["Type"] == "none"
-        assert host["Devices"] == [] and host["DeviceCgroupRules"] == [] and host["PortBindings"] == {}
-        assert {"Name": "core", "Soft": 0, "Hard": 0} in host["Ulimits"]
-        assert (host["IpcMode"], host["PidMode"], host["UTSMode"]) == ("private", "", "")
-        for options in host["Tmpfs"].values():
-            assert {"nosuid", "nodev"} <= set(options.split(",")) and "size=" in options and "mode=" in options
+        assert_confined(spec, body)
+        body["HostConfig"][name] = value
+        with pytest.raises((AssertionError, ValueError)):
+            assert_confined(spec, body)
+
+
+@pytest.mark.parametrize("user", ["0:0", "0:1002", "1002:0"])
+def test_negative_control_root_is_seen(user: str) -> None:
+    for spec in specs(a_grant()):
+        with pytest.raises(AssertionError):
+            assert_confined(spec, {**create_arguments(spec), "User": user})
 
 
 @given(grants)
 def test_no_value_of_a_grant_changes_an_image_command_user_network_or_mount(grant: Grant) -> None:
+    same_whatever_the_grant_says(grant)
+
+
+def same_whatever_the_grant_says(grant: Grant) -> None:
+    """The check, also for ``test_negative_controls.py``."""
     plain = a_grant(grant.session)
     for spec, same in zip(specs(grant), specs(plain), strict=True):
         assert spec == same, "two grants with one session id make the same containers"
