@@ -15,12 +15,17 @@ def option(words: list[str], name: str) -> str:
     return words[words.index(name) + 1]
 
 
+#: extensions by which a client reads or types into another, or that parse what nothing here needs
+OFF = {"MIT-SHM", "GLX", "XTEST", "RECORD", "DOUBLE-BUFFER", "X-Resource", "XVideo"}
+
+
 def test_there_is_one_way_in_and_no_way_to_change_it() -> None:
     words = display.arguments(paste_in=False)
     assert option(words, "-rfbport") == "-1"
     assert option(words, "-rfbunixpath") == "/run/bulle/rfb/rfb.sock"
     assert option(words, "-auth") == "/run/bulle/display/Xauthority"
     assert {words[i + 1] for i, word in enumerate(words) if word == "-nolisten"} == {"tcp", "local"}
+    assert {words[i + 1] for i, word in enumerate(words) if word == "-extension"} == OFF
     assert "-AllowOverride=" in words
     assert {"-SendCutText=0", "-SendPrimary=0", "-AcceptCutText=0", "-SetPrimary=0"} <= set(words)
 

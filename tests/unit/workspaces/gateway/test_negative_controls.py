@@ -1,0 +1,171 @@
+"""Negative controls of the display and of the bridge: without each control its own test fails."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from orchestrator.workspaces.gateway import access, display, relay
+from orchestrator.workspaces.gateway.hub_login import HubUnavailableError, Visitor
+from orchestrator.workspaces.gateway.relay import SIGNED_OUT, RelayHandler
+from tests.unit.workspaces.gateway import test_access, test_display
+
+
+# -- the display -----------------------------------------------------------------------------------------
+def without(*gone: str) -> Callable[..., list[str]]:
+    """The display's command line without some words that stand together."""
+    usual = display.arguments
+
+    def arguments(*, paste_in: bool) -> list[str]:
+        words = usual(paste_in=paste_in)
+        places = [at for at in range(len(words)) if words[at : at + len(gone)] == list(gone)]
+        assert places, gone
+        for at in reversed(places):
+            del words[at : at + len(gone)]
+        return words
+
+    return arguments
+
+
+@pytest.mark.parametrize(
+    "gone",
+    [
+        ("-AllowOverride=",),
+        ("-auth", display.XAUTHORITY),
+        ("-nolisten", "tcp"),
+        ("-nolisten", "local"),
+        ("-rfbport", "-1"),
+        ("-rfbunixpath", display.RFB_SOCKET),
+        ("-SendCutText=0",),
+        ("-SendPrimary=0",),
+        *(("-extension", name) for name in sorted(test_display.OFF)),
+    ],
+    ids=" ".join,
+)
+def test_a_display_without_a_control_is_seen(monkeypatch: pytest.MonkeyPatch, gone: tuple[str, ...]) -> None:
+    monkeypatch.setattr(display, "arguments", without(*gone))
+    with pytest.raises((AssertionError, ValueError)):
+        test_display.test_there_is_one_way_in_and_no_way_to_change_it()
+
+
+def started(folder: Path, script: str) -> int:
+    """What the display's script ends with where there is no cookie file; ``true`` stands for Xvnc."""
+    file = folder / "display"
+    file.write_text(script.replace("/usr/bin/Xvnc", "true").replace(display.XAUTHORITY, str(folder / "Xauthority")))
+    shell = shutil.which("sh")
+    assert shell
+    return subprocess.run([shell, str(file)], capture_output=True, check=False).returncode
+
+
+def test_without_the_look_at_the_cookie_file_the_display_starts_open_to_all(tmp_path: Path) -> None:
+    script = display.script()
+    assert started(tmp_path, script) == 78
+    unlooked = script.replace(f"[ ! -s {display.XAUTHORITY} ]", "false")
+    assert unlooked != script
+    assert started(tmp_path, unlooked) == 0
+
+
+# -- the bridge ------------------------------------------------------------------------------------------
+def same_host(origin: str | None, host: str | None, scheme: str) -> bool:
+    return bool(host) and urlsplit(origin or "").hostname == host
+
+
+@pytest.mark.parametrize(
+    ("instead", "origin"),
+    [
+        (lambda origin, host, scheme: True, "https://evil.example"),
+        (lambda origin, host, scheme: True, None),
+        (lambda origin, host, scheme: bool(origin) and host in origin, "https://bulle.example.evil.example"),
+        (same_host, "http://bulle.example"),
+        (same_host, "https://bulle.example:444"),
+    ],
+)
+def test_an_origin_that_is_not_compared_whole_is_seen(
+    monkeypatch: pytest.MonkeyPatch, instead: Callable[..., bool], origin: str | None
+) -> None:
+    monkeypatch.setattr(access, "same_origin", instead)
+    with pytest.raises(AssertionError):
+        test_access.test_only_the_very_same_origin_is_the_same(origin, "bulle.example", "https", same=False)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "script-src 'self'; frame-ancestors 'none'",
+        "default-src 'none'",
+        "default-src 'none'; frame-ancestors 'none'; script-src https://cdn.example.org",
+        "default-src 'none'; frame-ancestors 'none'; script-src 'unsafe-eval'",
+    ],
+)
+def test_a_weaker_policy_of_the_bridge_is_seen(monkeypatch: pytest.MonkeyPatch, policy: str) -> None:
+    monkeypatch.setattr(access, "HEADERS", {**access.HEADERS, "Content-Security-Policy": policy})
+    with pytest.raises(AssertionError):
+        test_access.test_no_page_takes_anything_from_outside()
+
+
+class Asked:
+    """A hub that is asked about one connection: its answers, the last one for ever, until the test ends it."""
+
+    def __init__(self, *answers: Visitor | None) -> None:
+        self.answers = list(answers)
+        self.questions = 0
+
+    async def who(self, token: str, session_id: str, *, fresh: bool) -> Visitor:
+        assert fresh, "an answer that was kept would not do"
+        self.questions += 1
+        if self.questions > 20:
+            raise asyncio.CancelledError
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if answer is None:
+            raise HubUnavailableError
+        return answer
+
+
+def closed_with(*answers: Visitor | None) -> int | None:
+    """The code with which a websocket closes while the hub gives ``answers`` (None: it is silent), or None."""
+    codes: list[int] = []
+    handler: Any = object.__new__(RelayHandler)
+    handler.bridge = SimpleNamespace(recheck=0.001, own=Asked(*answers))
+    handler._token = handler._session_id = "x"
+    handler.close = lambda code, reason: codes.append(code)
+
+    async def watch() -> None:
+        try:
+            await handler._recheck()
+        except asyncio.CancelledError:
+            return
+
+    asyncio.run(watch())
+    return codes[0] if codes else None
+
+
+def test_a_websocket_closes_when_the_hub_says_no_or_is_silent_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert closed_with(Visitor.OWN) is None
+    assert closed_with(Visitor.OWN, Visitor.NOBODY) == SIGNED_OUT
+    assert closed_with(Visitor.OWN, Visitor.OTHER) == SIGNED_OUT
+    assert closed_with(Visitor.OWN, None, Visitor.OWN) is None, "a moment of silence ends nothing"
+    assert relay.HUB_SILENCE == 30
+    monkeypatch.setattr(relay, "HUB_SILENCE", 0.0)
+    assert closed_with(Visitor.OWN, None) == SIGNED_OUT
+
+
+def test_without_an_end_to_silence_a_websocket_stays_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay, "HUB_SILENCE", float("inf"))
+    assert closed_with(Visitor.OWN, None) is None
+
+
+def test_a_websocket_that_asks_no_more_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def satisfied(self: RelayHandler) -> None:
+        await self.bridge.own.who(self._token, self._session_id, fresh=True)
+
+    monkeypatch.setattr(RelayHandler, "_recheck", satisfied)
+    with pytest.raises(AssertionError):
+        test_a_websocket_closes_when_the_hub_says_no_or_is_silent_for_long(monkeypatch)
