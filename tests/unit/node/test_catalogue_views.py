@@ -106,3 +106,20 @@ def test_a_table_ingested_anew_after_the_release_opens_nothing(
     with pytest.raises(CustodyError, match="was not released"):
         views.build(grant(), released, folder, lambda done, total: None)
     assert not any(key.startswith("dataset/visits/2") for key in keys.asked)
+
+
+class Everything(frozenset[str]):
+    """A set in which everything is: the check is there, and refuses nothing."""
+
+    def __contains__(self, key_id: object) -> bool:
+        return True
+
+
+def test_negative_control_where_every_key_counts_as_released_a_new_tables_keys_are_opened(
+    stage: tuple[CatalogueViews, RecordingKeys, Path],
+) -> None:
+    views, keys, folder = stage
+    put(folder, keys)
+    keys.asked.clear()
+    views.build(grant(), Everything(), folder, lambda done, total: None)
+    assert any(key.startswith("dataset/visits/2") for key in keys.asked), "and no record names them"
