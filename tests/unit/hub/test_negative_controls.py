@@ -14,13 +14,17 @@ import pytest
 from traitlets.config import Config
 
 from orchestrator.errors import UnavailableError
-from orchestrator.governance.identity import person_id
+from orchestrator.governance.cards import Person, PersonCard
+from orchestrator.governance.identity import HUB, person_id
+from orchestrator.governance.people import People
 from orchestrator.hub import authenticator, claims, provider, proxy, spawner
 from orchestrator.hub.authenticator import BulleAuthenticator, BulleLoginHandler, LoginFault
 from orchestrator.hub.claims import Identity
 from orchestrator.hub.configuration import USER_SCOPES
 from orchestrator.hub.spawner import BulleSpawner
 from orchestrator.terms import Event, Outcome
+from tests.unit.governance import test_people
+from tests.unit.governance.places import place
 from tests.unit.hub import test_claims, test_configuration, test_provider, test_spawner
 from tests.unit.hub.test_configuration import configured
 
@@ -286,3 +290,18 @@ def test_without_the_list_of_names_the_hubs_environment_reaches_the_bridge(monke
     with pytest.raises(AssertionError, match="LD_PRELOAD"):
         test_spawner.test_negative_control_an_environment_from_outside_would_be_filtered()
     assert "LD_PRELOAD" not in spawner.BRIDGE_ENVIRONMENT
+
+
+# -- the authority, which does not take the hub's word ----------------------------------------------------
+def test_without_its_check_a_subject_is_told_under_anothers_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def believing(self: People, person: str, told: Person) -> PersonCard:
+        return self._put(HUB, told.subject, told.display_name, told.email, replace=True)
+
+    here = place(tmp_path)
+    try:
+        test_people.test_the_id_must_be_that_of_the_subject(here)
+        monkeypatch.setattr(People, "login", believing)
+        with NOT_REFUSED:
+            test_people.test_the_id_must_be_that_of_the_subject(here)
+    finally:
+        here.store.close()

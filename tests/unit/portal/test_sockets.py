@@ -14,7 +14,7 @@ from orchestrator.errors import InputError
 from orchestrator.governance import authority as authority_module
 from orchestrator.governance.authority import MAX_BODY, BodyLimit, hub_app, node_app, portal_app
 
-CALLS = {
+CALLS: dict[str, list[tuple[str, str, Any]]] = {
     "hub": [
         ("PUT", "/v1/persons/ada", {"subject": "ada", "display_name": "Ada", "email": ""}),
         ("POST", "/v1/grants", {"person": "ada", "project": "sleep"}),

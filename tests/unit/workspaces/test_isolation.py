@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.errors import IsolationError
-from orchestrator.workspaces import probe
+from orchestrator.workspaces import isolation, probe
 from orchestrator.workspaces.isolation import evaluate, parse_report, refusal, targets_of
 from tests.unit.workspaces.test_spec import SETTINGS
 
@@ -102,3 +102,21 @@ def test_the_control_plane_is_among_the_targets() -> None:
 
 def test_an_attempt_that_nobody_foresaw_counts_as_open() -> None:
     assert probe.carry_out("tcp", "not-an-address")[0] == "OPEN"
+
+
+# -- negative controls --------------------------------------------------------------------------------------
+def test_negative_control_without_a_plan_a_probe_that_was_cut_short_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    report = whole()[:3]
+    assert evaluate(report, TARGETS)
+    monkeypatch.setattr(probe, "plan", lambda targets: [(row["attempt"], row["target"]) for row in report])
+    assert evaluate(report, TARGETS) == []
+
+
+def test_negative_control_without_its_addresses_nobody_knocks_at_the_control_plane(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(isolation, "range", lambda *_: [], raising=False)
+    found = targets_of(SETTINGS)
+    monkeypatch.setitem(TARGETS, "tcp", found["tcp"])
+    with pytest.raises(AssertionError):
+        test_the_control_plane_is_among_the_targets()

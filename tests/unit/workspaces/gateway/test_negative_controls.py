@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from orchestrator.workspaces.gateway import access, display, relay
-from orchestrator.workspaces.gateway.hub_login import HubUnavailableError, Visitor
+from orchestrator.workspaces.gateway.hub_login import HubUnavailableError, Own, Visitor
 from orchestrator.workspaces.gateway.relay import SIGNED_OUT, RelayHandler
 from tests.unit.workspaces.gateway import test_access, test_display
 
@@ -169,3 +169,52 @@ def test_a_websocket_that_asks_no_more_is_seen(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(RelayHandler, "_recheck", satisfied)
     with pytest.raises(AssertionError):
         test_a_websocket_closes_when_the_hub_says_no_or_is_silent_for_long(monkeypatch)
+
+
+MINE = "access:servers!server=ada/heart"
+
+
+class Login:
+    """The hub's library: whose a token is, and whether its scopes suffice."""
+
+    def __init__(self, name: str, *scopes: str, wanted: tuple[str, ...] = (MINE,)) -> None:
+        self.model = {"kind": "user", "name": name, "scopes": list(scopes)}
+        self.access_scopes = set(wanted)
+
+    async def user_for_token(self, token: str, **_: object) -> dict[str, object]:
+        return self.model
+
+    def check_scopes(self, wanted: set[str], model: dict[str, Any]) -> set[str]:
+        return wanted & set(model["scopes"])
+
+
+def let_in(login: Login, user: str = "ada") -> bool:
+    """Whether the bridge of ``user`` shows its picture to whoever has ``login``'s token."""
+    return asyncio.run(Own(login, user).who("a token", "x", fresh=True)) is Visitor.OWN  # type: ignore[arg-type]
+
+
+def test_only_the_person_with_the_scope_is_let_in() -> None:
+    assert let_in(Login("ada", MINE))
+    assert not let_in(Login("eve", MINE)), "shared with, or an administrator: the scope, but not the name"
+    assert not let_in(Login("ada")), "the name, but not the scope"
+    assert not let_in(Login("ada", MINE, wanted=())), "no scope wanted is nobody, not everybody"
+
+
+class AnyName(str):
+    """Equal to every name."""
+
+    __slots__ = ()
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+
+def test_without_the_name_whoever_has_the_scope_is_let_in() -> None:
+    assert let_in(Login("eve", MINE), AnyName("ada"))
+
+
+def test_without_the_scope_any_token_of_the_person_is_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Login, "check_scopes", lambda self, wanted, model: wanted)
+    with pytest.raises(AssertionError, match="the name, but not the scope"):
+        test_only_the_person_with_the_scope_is_let_in()
