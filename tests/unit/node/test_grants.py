@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from orchestrator.errors import AuditError, GrantError, UnavailableError
 from orchestrator.governance.grants import issuer_of, sign_grant
+from orchestrator.node import grants as room
 from orchestrator.node.grants import GrantDesk
 from orchestrator.node.journal import Journal
 from orchestrator.terms import Event, Grant, Outcome, PermitTerms, SessionClaim, SessionVerdict
@@ -111,3 +112,34 @@ def test_an_event_that_is_never_taken_does_not_stop_those_behind_it() -> None:
     authority.mood = None
     journal.after("workspace.stop", Outcome.DONE, reason="next")
     assert [event.detail for event in authority.written] == [{"reason": "next"}]
+
+
+def a_clock_set_back_replays_nothing(bench: Bench) -> None:
+    token = bench.token("a")
+    bench.now = NOW + timedelta(seconds=50)
+    bench.desk.use_for_start(token)
+    bench.now = NOW + timedelta(minutes=5)
+    bench.desk.use_for_start(bench.token("b"))  # what is too old is forgotten now
+    bench.now = NOW + timedelta(seconds=55)
+    with pytest.raises(GrantError, match="used before"):
+        bench.desk.use_for_start(token)
+
+
+def test_a_clock_that_is_set_back_replays_nothing() -> None:
+    a_clock_set_back_replays_nothing(Bench())
+
+
+def test_negative_control_forgotten_when_it_expires_a_grant_starts_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "_KEEP", timedelta(0))
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        a_clock_set_back_replays_nothing(Bench())
+
+
+def test_negative_control_without_a_memory_a_grant_starts_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forget_all(desk: GrantDesk) -> None:
+        desk._used.clear()
+        desk._started.clear()
+
+    monkeypatch.setattr(GrantDesk, "_forget", forget_all)
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        test_a_grant_starts_once()

@@ -1,8 +1,9 @@
-"""The main process of the sandbox does nothing in a home that is not there yet. Its file, run here without a desktop."""
+"""The main process of the sandbox does nothing in a home that is not there yet. Run here without a desktop."""
 
 from __future__ import annotations
 
 import os
+import sys
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
@@ -26,7 +27,7 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     spec = spec_from_loader(loader.name, loader)
     assert spec is not None
     program = module_from_spec(spec)
-    monkeypatch.setitem(__import__("sys").modules, loader.name, program)
+    monkeypatch.setitem(sys.modules, loader.name, program)
     loader.exec_module(program)
     done: list[str] = []
     program.done = done  # type: ignore[attr-defined]
