@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import struct
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +14,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from orchestrator.workspaces.gateway import access, display, relay
+from orchestrator.workspaces.gateway import access, display, relay, rfb
 from orchestrator.workspaces.gateway.hub_login import HubUnavailableError, Own, Visitor
 from orchestrator.workspaces.gateway.relay import SIGNED_OUT, RelayHandler
-from tests.unit.workspaces.gateway import test_access, test_display
+from tests.unit.workspaces.gateway import test_access, test_display, test_rfb
+
+NOT_REFUSED = pytest.raises(pytest.fail.Exception, match="DID NOT RAISE")
 
 
 # -- the display -----------------------------------------------------------------------------------------
@@ -178,10 +181,10 @@ class Login:
     """The hub's library: whose a token is, and whether its scopes suffice."""
 
     def __init__(self, name: str, *scopes: str, wanted: tuple[str, ...] = (MINE,)) -> None:
-        self.model = {"kind": "user", "name": name, "scopes": list(scopes)}
+        self.model: dict[str, Any] = {"kind": "user", "name": name, "scopes": list(scopes)}
         self.access_scopes = set(wanted)
 
-    async def user_for_token(self, token: str, **_: object) -> dict[str, object]:
+    async def user_for_token(self, token: str, **_: object) -> dict[str, Any]:
         return self.model
 
     def check_scopes(self, wanted: set[str], model: dict[str, Any]) -> set[str]:
@@ -218,3 +221,67 @@ def test_without_the_scope_any_token_of_the_person_is_let_in(monkeypatch: pytest
     monkeypatch.setattr(Login, "check_scopes", lambda self, wanted, model: wanted)
     with pytest.raises(AssertionError, match="the name, but not the scope"):
         test_only_the_person_with_the_scope_is_let_in()
+
+
+# -- the filter ------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kind", [1, 4, 173, 255])
+def test_a_filter_that_knows_one_message_more_is_seen(monkeypatch: pytest.MonkeyPatch, kind: int) -> None:
+    class Wider(rfb.RfbFilter):
+        def __init__(self, *, paste_in: bool) -> None:
+            super().__init__(paste_in=paste_in)
+            self._server_messages[kind] = self._bell
+
+    monkeypatch.setattr(rfb, "RfbFilter", Wider)
+    with NOT_REFUSED:
+        test_rfb.test_any_other_message_of_the_display_ends_the_conversation(kind)
+
+
+@pytest.mark.parametrize("encoding", [2, -260, -307])
+def test_a_filter_that_knows_one_encoding_more_is_seen(monkeypatch: pytest.MonkeyPatch, encoding: int) -> None:
+    class Wider(rfb.RfbFilter):
+        def __init__(self, *, paste_in: bool) -> None:
+            super().__init__(paste_in=paste_in)
+            self._rectangles[encoding] = self._copy_rect
+
+    monkeypatch.setattr(rfb, "RfbFilter", Wider)
+    with NOT_REFUSED:
+        test_rfb.test_encodings_outside_the_list_end_the_conversation(encoding)
+
+
+def test_the_displays_own_name_in_the_handshake_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Telling(rfb.RfbFilter):
+        def from_server(self, data: bytes) -> rfb.Output:
+            super().from_server(data)
+            return rfb.Output(data, b"")
+
+    monkeypatch.setattr(rfb, "RfbFilter", Telling)
+    with pytest.raises(AssertionError, match="secret"):
+        test_rfb.test_the_desktops_name_is_ours()
+
+
+def test_pasting_that_is_let_in_all_the_same_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Open(rfb.RfbFilter):
+        def __init__(self, *, paste_in: bool) -> None:
+            super().__init__(paste_in=True)
+
+    monkeypatch.setattr(rfb, "RfbFilter", Open)
+    with NOT_REFUSED:
+        test_rfb.test_pasting_where_it_is_not_allowed_ends_the_conversation()
+
+
+def test_without_its_bound_the_displays_clipboard_is_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = struct.pack(">B3xi", 3, -(1 << 31))
+    test_rfb.test_sizes_and_kinds_out_of_bounds_end_the_conversation(message, "clipboard")
+
+    class Patient(rfb.RfbFilter):
+        def __init__(self, *, paste_in: bool) -> None:
+            super().__init__(paste_in=paste_in)
+            self._server_messages[3] = self._wait
+
+        def _wait(self) -> rfb.Program:
+            (length,) = struct.unpack(">3xi", (yield rfb.Take(7)))
+            yield rfb.Take(abs(length))
+
+    monkeypatch.setattr(rfb, "RfbFilter", Patient)
+    with NOT_REFUSED:
+        test_rfb.test_sizes_and_kinds_out_of_bounds_end_the_conversation(message, "clipboard")
