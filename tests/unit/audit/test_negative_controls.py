@@ -10,6 +10,7 @@ import pytest
 from orchestrator.audit import AuditLog
 from orchestrator.audit import log as room
 from orchestrator.errors import AuditError
+from tests.unit.audit import test_details as details
 from tests.unit.audit import test_recovery as recovery
 from tests.unit.audit import test_tampering as tampering
 from tests.unit.audit.logs import opened
@@ -44,3 +45,10 @@ def test_negative_control_where_links_are_followed_root_writes_elsewhere(log, tm
     with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
         recovery.test_a_symbolic_link_is_not_followed(log, tmp_path)
     assert (tmp_path / "elsewhere").stat().st_size > before
+
+
+# -- X5: a line has an end ----------------------------------------------------------------------------------
+def test_negative_control_without_its_bound_an_event_fills_the_log(tmp_path, monkeypatch):
+    monkeypatch.setattr(room, "MAX_LINE", 1 << 20)
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        details.test_an_event_as_long_as_a_line_is_refused(tmp_path)

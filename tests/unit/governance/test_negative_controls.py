@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import pathlib
 from datetime import UTC, datetime, timedelta
 
@@ -13,6 +14,7 @@ from orchestrator.cli import context
 from orchestrator.errors import GrantError, SettingsError
 from orchestrator.governance import access, grants, sessions
 from orchestrator.governance import keys as signing_keys
+from orchestrator.governance.authority import MAX_BODY, BodyLimit
 from orchestrator.governance.cards import WhyNot
 from tests.unit.governance import test_access as accesses
 from tests.unit.governance import test_audited as audited
@@ -109,3 +111,30 @@ def test_negative_control_a_key_written_with_a_wider_mode_is_seen(layout, monkey
     monkeypatch.setattr(signing_keys, "_write", wide)
     with pytest.raises((AssertionError, SettingsError)):
         keys.test_made_once_with_narrow_modes(layout)
+
+
+# -- X5: a request has an end -------------------------------------------------------------------------------
+def an_endless_body_is_refused(limit: int) -> None:
+    """The application behind the limit, sent twice as much as the limit of the authority is."""
+    reached: list[str] = []
+    answers: list[int] = []
+    pieces = [b" " * 65536] * (2 * MAX_BODY // 65536)
+
+    async def application(scope, receive, send):
+        reached.append("application")
+
+    async def receive():
+        return {"type": "http.request", "body": pieces.pop(), "more_body": bool(pieces)}
+
+    async def send(message):
+        answers.extend([message["status"]] if "status" in message else [])
+
+    asyncio.run(BodyLimit(application, limit)({"type": "http"}, receive, send))
+    assert (reached, answers) == ([], [422])
+    assert pieces, "it was not even read to its end"
+
+
+def test_negative_control_without_its_bound_a_request_of_any_size_is_held_in_memory():
+    an_endless_body_is_refused(MAX_BODY)
+    with pytest.raises(AssertionError):
+        an_endless_body_is_refused(1 << 40)

@@ -38,6 +38,15 @@ def test_a_cut_stream_is_an_error(cut: int) -> None:
         read(sent[: min(cut, len(sent) - 1)])
 
 
-def test_a_long_answer_is_an_error() -> None:
+def a_long_answer_is_an_error(most: int) -> None:
     with pytest.raises(OSError, match="longer"):
-        read(frame(1, b"x" * 101), most=100)
+        read(frame(1, b"x" * 101), most=most)
+
+
+def test_a_long_answer_is_an_error() -> None:
+    a_long_answer_is_an_error(100)
+
+
+def test_negative_control_without_its_bound_a_long_answer_is_held_in_memory() -> None:
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        a_long_answer_is_an_error(1 << 40)
