@@ -275,7 +275,15 @@ def test_a_browser_that_asks_for_more_is_cut_off(message: bytes) -> None:
 def test_a_desktop_is_never_made_larger_than_the_display_can_hold() -> None:
     message = struct.pack(">BxHHBxIHHHHI", 251, 60_000, 60_000, 1, 5, 0, 0, 60_000, 60_000, 0)
     passed = new().from_client(message).to_server
-    assert struct.unpack(">BxHHBxIHHHHI", passed)[1:3] == rfb.MAX_SCREEN
+    assert struct.unpack(">BxHHBxIHHHHI", passed)[1:3] == (7680, 4320)
+
+
+def test_negative_control_without_its_bound_a_desktop_is_made_as_large_as_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rfb, "MAX_SCREEN", (65_535, 65_535))
+    with pytest.raises(AssertionError):
+        test_a_desktop_is_never_made_larger_than_the_display_can_hold()
 
 
 # --- paste in
