@@ -11,8 +11,10 @@ from typing import Any
 
 import jwt
 import pytest
+from pydantic import field_validator, model_validator
 from traitlets.config import Config
 
+from orchestrator import config
 from orchestrator.errors import UnavailableError
 from orchestrator.governance.cards import Person, PersonCard
 from orchestrator.governance.identity import HUB, person_id
@@ -23,6 +25,7 @@ from orchestrator.hub.claims import Identity
 from orchestrator.hub.configuration import USER_SCOPES
 from orchestrator.hub.spawner import BulleSpawner
 from orchestrator.terms import Event, Outcome
+from tests.unit import test_config
 from tests.unit.governance import test_people
 from tests.unit.governance.places import place
 from tests.unit.hub import test_claims, test_configuration, test_provider, test_spawner
@@ -305,3 +308,39 @@ def test_without_its_check_a_subject_is_told_under_anothers_id(tmp_path: Path, m
             test_people.test_the_id_must_be_that_of_the_subject(here)
     finally:
         here.store.close()
+
+
+# -- traffic in clear -------------------------------------------------------------------------------------
+class ClearProvider(config.Oidc):
+    """A provider at any address."""
+
+    @field_validator("issuer")
+    @classmethod
+    def _https_or_loopback(cls, issuer: str) -> str:
+        return issuer
+
+
+class InClear(config.Settings):
+    """Settings in which an address away from loopback needs no TLS, and a provider no https."""
+
+    oidc: ClearProvider
+
+    @model_validator(mode="after")
+    def _tls_away_from_loopback(self) -> InClear:
+        return self
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"listen": "0.0.0.0:443"}, "tls must be set"),
+        ({"oidc": {**test_config.GOOD["oidc"], "issuer": "http://login.example.org"}}, "oidc.issuer"),  # type: ignore[dict-item]
+    ],
+    ids=["listen", "issuer"],
+)
+def test_without_its_rule_a_setting_in_clear_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, object], named: str
+) -> None:
+    monkeypatch.setattr(config, "Settings", InClear)
+    with NOT_REFUSED:
+        test_config.test_a_wrong_setting_is_refused_by_name(tmp_path, change, named)

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from orchestrator.workspaces.gateway import access, display, relay, rfb
+from orchestrator.workspaces.gateway import access, display, hub_login, relay, rfb
 from orchestrator.workspaces.gateway.hub_login import HubUnavailableError, Own, Visitor
 from orchestrator.workspaces.gateway.relay import SIGNED_OUT, RelayHandler
 from tests.unit.workspaces.gateway import test_access, test_display, test_rfb
@@ -285,3 +285,25 @@ def test_without_its_bound_the_displays_clipboard_is_waited_for_without_end(monk
     monkeypatch.setattr(rfb, "RfbFilter", Patient)
     with NOT_REFUSED:
         test_rfb.test_sizes_and_kinds_out_of_bounds_end_the_conversation(message, "clipboard")
+
+
+# -- the way on after a login ----------------------------------------------------------------------------
+def leads_to(login: Any) -> str:
+    """Where a login leads whose state, made by somebody else, names another site."""
+    return str(login.get_next_url(login.generate_state(next_url="https://evil.example.org/")))
+
+
+def a_login_of(kind: type) -> Any:
+    login = kind.__new__(kind)
+    login.base_url = "/user/ada/heart/"
+    return login
+
+
+def test_a_login_at_the_bridge_leads_to_the_desktop_page_only() -> None:
+    assert leads_to(a_login_of(hub_login.Login)) == "/user/ada/heart/"
+
+
+def test_without_it_a_login_leads_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(hub_login.Login, "get_next_url")
+    with pytest.raises(AssertionError, match="evil"):
+        test_a_login_at_the_bridge_leads_to_the_desktop_page_only()
