@@ -9,6 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -44,6 +45,26 @@ class Gid:
     RFB = 1003  # display and bridge
 
 
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+def _web_address(text: str, what: str) -> str:
+    """``text`` without a slash at its end, if it is an https address, or an http one on this very machine.
+
+    The host's name is compared, not the beginning of the text: ``http://localhost.example.org`` and
+    ``http://127.0.0.1@example.org`` are elsewhere (attack: a login in clear on somebody's network; shown by
+    tests/unit/test_config.py).
+    """
+    parts = urlsplit(text)
+    if parts.username is not None or parts.password is not None:
+        raise ValueError(f"{what} holds no user name")
+    if not parts.hostname or parts.query or parts.fragment:
+        raise ValueError(f"{what} must be an address such as https://login.example.org")
+    if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in LOOPBACK):
+        raise ValueError(f"{what} must be https:// (http:// only on loopback)")
+    return text.rstrip("/")
+
+
 class Tls(Section):
     """Certificate and key (PEM files) that the proxy serves."""
 
@@ -67,10 +88,7 @@ class Oidc(Section):
     @field_validator("issuer")
     @classmethod
     def _https_or_loopback(cls, issuer: str) -> str:
-        loopback = ("http://127.0.0.1", "http://localhost", "http://[::1]")
-        if not issuer.startswith(("https://", *loopback)):
-            raise ValueError("an issuer must be https:// (http:// only on loopback)")
-        return issuer.rstrip("/")
+        return _web_address(issuer, "an issuer")
 
 
 class FileCustodian(Section):
@@ -162,6 +180,13 @@ class Settings(Section):
     #: languages offered, the first is the default
     languages: tuple[Literal["en", "fr"], ...] = ("en", "fr")
 
+    @field_validator("public_url")
+    @classmethod
+    def _public_address(cls, address: str) -> str:
+        if urlsplit(address).path.strip("/"):
+            raise ValueError("public_url has no path")
+        return _web_address(address, "public_url")
+
     @field_validator("state")
     @classmethod
     def _absolute(cls, path: Path) -> Path:
@@ -171,9 +196,12 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _tls_away_from_loopback(self) -> Settings:
-        host = self.listen.rsplit(":", 1)[0]
-        if self.tls is None and host not in ("127.0.0.1", "[::1]", "localhost"):
+        host = self.listen.rsplit(":", 1)[0].strip("[]")
+        if self.tls is None and host not in LOOPBACK:
             raise ValueError(f"listen: {self.listen} is not loopback, so tls must be set")
+        # Cookies are marked Secure by the public address: where TLS is served it must say so.
+        if self.tls is not None and not self.public_url.startswith("https://"):
+            raise ValueError(f"public_url: {self.public_url} must be https:// where tls is set")
         return self
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -75,14 +76,13 @@ def create_signing_keys(layout: Layout, clock: Callable[[], datetime] = _utc_now
 
 
 def load_private_key(path: Path) -> Ed25519PrivateKey:
-    """The Ed25519 private key in a PEM file. Raises SettingsError where there is none, or others can read
-    it.
+    """The Ed25519 private key in a PEM file.
+
+    Raises:
+        SettingsError: there is none, it is no plain file, others can read it, or it is somebody else's.
     """
     try:
-        # Stops: a signing key that other users of the machine can copy. Shown by test_keys.py.
-        if path.stat().st_mode & 0o077:
-            raise SettingsError(f"{path} can be read by others", hint=f"chmod 600 {path}")
-        key = load_pem_private_key(path.read_bytes(), password=None)
+        key = load_pem_private_key(_read_own(path), password=None)
     except OSError as error:
         raise SettingsError(f"cannot read {path}: {error.strerror}", hint="bulle up makes the keys") from error
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -90,6 +90,21 @@ def load_private_key(path: Path) -> Ed25519PrivateKey:
     if not isinstance(key, Ed25519PrivateKey):
         raise SettingsError(f"{path} holds a {type(key).__name__}, not an Ed25519 key")
     return key
+
+
+def _read_own(path: Path) -> bytes:
+    # Stops: a signing key that other users of the machine can copy, or that one of them put there, by a link or as a
+    # file of their own. Looked at on the open file, so it cannot be swapped in between. Shown by test_keys.py.
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") as file:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):
+            raise SettingsError(f"{path} is not a plain file", hint="find out who put it there")
+        if found.st_mode & 0o077:
+            raise SettingsError(f"{path} can be read by others", hint=f"chmod 600 {path}")
+        if found.st_uid not in (0, os.geteuid(), Uid.AUTHORITY):
+            raise SettingsError(f"{path} belongs to uid {found.st_uid}", hint="find out who put it there")
+        return file.read()
 
 
 def _fresh(path: Path) -> Path:

@@ -46,7 +46,7 @@ class People(Desk):
         """
         # Stops: a hub that tells one person's subject under another person's id. Shown by test_people.py.
         if person != person_id(told.subject):
-            raise InputError(f"'{person}' is not the id of subject '{told.subject[:64]}'")
+            raise InputError("the person's id is not the id of this subject")
         card = self._put(HUB, told.subject, told.display_name, told.email, replace=True)
         if card.disabled:
             raise RefusedError("refused by rule person-disabled: this person is disabled")

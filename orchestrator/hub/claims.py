@@ -24,9 +24,13 @@ _LEEWAY = 60
 class LoginRefusedError(RefusedError):
     """The provider's answer does not prove who logs in."""
 
+    code = "login-refused"
+
 
 class SecondFactorError(LoginRefusedError):
     """The person is known, but did not prove a second factor although the deployment requires one."""
+
+    code = "second-factor"
 
 
 @dataclass(frozen=True)

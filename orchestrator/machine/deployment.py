@@ -61,6 +61,25 @@ class PartStatus:
     started: str
 
 
+#: option of the bridge driver: whether containers on a network reach each other
+ICC = "com.docker.network.bridge.enable_icc"
+
+
+def _check_network(found: dict[str, Any], name: str, subnet: str) -> None:
+    """A network that exists must be as closed as the one that would be made.
+
+    Raises:
+        NodeError: it is not; it may have been made by hand (attack: a way out prepared before the deployment).
+    """
+    subnets = [pool.get("Subnet") for pool in (found.get("IPAM") or {}).get("Config") or []]
+    options = found.get("Options") or {}
+    if not found.get("Internal") or options.get(ICC) != "false" or subnets != [subnet]:
+        raise NodeError(
+            f"the network {name} exists and is not as it must be (internal, {ICC}=false, {subnet})",
+            hint=f"take the deployment down (bulle down), remove it (docker network rm {name}), and bring it up again",
+        )
+
+
 class Deployment:
     """The control plane of ``settings`` on this machine's engine.
 
@@ -110,7 +129,9 @@ class Deployment:
         """The internal network of the bridges: no way out of the machine, and no bridge reaches another one."""
         name = bridge_network(self.settings.deployment)
         subnet = ipaddress.ip_network(self.settings.bridge_subnet)
-        if self._engine.networks.list(names=[f"^{name}$"]):
+        there = self._engine.networks.list(names=[f"^{name}$"])
+        if there:
+            _check_network(there[0].attrs, name, str(subnet))
             return
         pool = docker.types.IPAMPool(subnet=str(subnet), gateway=str(subnet[1]))
         try:
@@ -121,7 +142,7 @@ class Deployment:
                 ipam=docker.types.IPAMConfig(pool_configs=[pool]),
                 # A stolen bridge must not attack its neighbours: containers on this network cannot reach each other,
                 # only the machine (the proxy and the hub) and they.
-                options={"com.docker.network.bridge.enable_icc": "false"},
+                options={ICC: "false"},
                 labels={LABEL_DEPLOYMENT: self.settings.deployment},
             )
         except docker.errors.APIError as error:

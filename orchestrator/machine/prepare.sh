@@ -37,6 +37,7 @@ want setpriv util-linux
 [ "$purpose" = test ] && {
   want chromium chromium
   want softhsm2-util softhsm2
+  want mkfs.ext4 e2fsprogs
 }
 if [ -n "$missing" ]; then
   command -v apt-get >/dev/null || stop "these Debian packages are missing and there is no apt-get to install them:$missing"

@@ -38,6 +38,12 @@ def test_good_settings(tmp_path: Path) -> None:
         ({"deployment": "Hospital!"}, "deployment"),
         ({"state": "relative"}, "state"),
         ({"oidc": {**GOOD["oidc"], "issuer": "http://login.example.org"}}, "oidc.issuer"),  # type: ignore[dict-item]
+        ({"oidc": {**GOOD["oidc"], "issuer": "http://localhost.example.org"}}, "oidc.issuer"),  # type: ignore[dict-item]
+        ({"oidc": {**GOOD["oidc"], "issuer": "http://127.0.0.1@example.org"}}, "oidc.issuer"),  # type: ignore[dict-item]
+        ({"oidc": {**GOOD["oidc"], "issuer": "http://127.0.0.1.example.org"}}, "oidc.issuer"),  # type: ignore[dict-item]
+        ({"public_url": "http://bulle.example.org"}, "public_url"),
+        ({"public_url": "https://bulle.example.org/path"}, "public_url"),
+        ({"tls": {"certificate_file": "/c", "key_file": "/k"}}, "public_url"),
         ({"oidc": {**GOOD["oidc"], "client_secret": "x"}}, "oidc.client_secret"),  # type: ignore[dict-item]
         ({"reqire_mfa": True}, "reqire_mfa"),
         ({"workspace": {"limits": {"memory_mb": 1}}}, "workspace.limits.memory_mb"),

@@ -172,7 +172,7 @@ def test_persons(hub, portal):
         portal.person("nobody")
     with pytest.raises(NotFoundError):
         portal.projects("nobody")
-    with pytest.raises(InputError, match="not the id"):
+    with pytest.raises(InputError, match="not the id of"):
         hub.person_upsert("ada", "other", "Ada")
     for odd in ("a/../b", "é~", "%2e", "a?b", "x" * 65):
         with pytest.raises((NotFoundError, InputError)):

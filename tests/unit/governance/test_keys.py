@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import stat
 from datetime import UTC, datetime
 
@@ -10,6 +11,7 @@ from orchestrator.config import Layout
 from orchestrator.errors import AuditError, SettingsError
 from orchestrator.governance import keys as signing_keys
 from orchestrator.governance.keys import create_signing_keys, load_private_key, load_public_key
+from orchestrator.terms import Event, Outcome
 
 
 @pytest.fixture
@@ -87,3 +89,47 @@ def test_a_missing_or_broken_key_is_named(layout):
     (layout.public / "grant.pub.pem").write_text("nothing")
     with pytest.raises(SettingsError, match="does not hold"):
         load_public_key(layout.public / "grant.pub.pem")
+
+
+def test_a_key_put_there_by_somebody_else_is_refused(layout, tmp_path):
+    """By a link, as a pipe, or as a file that another account owns."""
+    create_signing_keys(layout)
+    path = layout.authority / "grant.key.pem"
+    own = path.read_bytes()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(own)
+    elsewhere.chmod(0o600)
+    path.unlink()
+    path.symlink_to(elsewhere)
+    with pytest.raises(SettingsError, match="cannot read"):
+        load_private_key(path)
+    path.unlink()
+    os.mkfifo(path, 0o600)
+    with pytest.raises(SettingsError, match="not a plain file"):
+        load_private_key(path)
+    path.unlink()
+    path.write_bytes(own)
+    path.chmod(0o600)
+    load_private_key(path)  # negative control: as it was, it is taken
+    if os.geteuid() == 0:
+        os.chown(path, 4242, 4242)
+        with pytest.raises(SettingsError, match="belongs to uid 4242"):
+            load_private_key(path)
+
+
+@pytest.mark.parametrize("plant", ["pipe", "link"])
+def test_a_pipe_or_link_in_place_of_the_logs_head_is_refused(layout, tmp_path, plant):
+    """It must neither hang whoever verifies nor lead them elsewhere."""
+    create_signing_keys(layout)
+    head = layout.audit / "head.json"
+    kept = tmp_path / "kept"
+    head.rename(kept)
+    if plant == "pipe":
+        os.mkfifo(head)
+    else:
+        head.symlink_to(kept)
+    with pytest.raises(AuditError):
+        log_of(layout).record(Event(kind="person.add", actor="operator", outcome=Outcome.DONE))
+    head.unlink()
+    kept.rename(head)
+    log_of(layout).record(Event(kind="person.add", actor="operator", outcome=Outcome.DONE))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import pathlib
+import os
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -88,7 +88,7 @@ def test_negative_control_without_looking_root_writes_where_a_link_leads(bulle, 
 
 # -- A11: keys for their owner ------------------------------------------------------------------------------
 def test_negative_control_without_looking_at_its_mode_an_open_signing_key_is_used(layout, monkeypatch):
-    real = pathlib.Path.stat
+    real = os.fstat
 
     class Closed:
         def __init__(self, found):
@@ -98,7 +98,7 @@ def test_negative_control_without_looking_at_its_mode_an_open_signing_key_is_use
             value = getattr(self.found, name)
             return value & ~0o077 if name == "st_mode" else value
 
-    monkeypatch.setattr(pathlib.Path, "stat", lambda self, **options: Closed(real(self, **options)))
+    monkeypatch.setattr(os, "fstat", lambda handle: Closed(real(handle)))
     with pytest.raises(NOT_RAISED, match="DID NOT RAISE"):
         keys.test_a_key_that_others_can_read_is_refused(layout)
 

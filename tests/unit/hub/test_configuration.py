@@ -107,7 +107,10 @@ def test_a_secret_that_is_missing_or_open_stops_the_hub(tmp_path: Path) -> None:
 
 def test_the_proxys_command_line_holds_no_secret(tmp_path: Path) -> None:
     given = settings(
-        tmp_path, listen="10.1.2.3:443", tls={"certificate_file": "/tls/cert.pem", "key_file": "/tls/key.pem"}
+        tmp_path,
+        listen="10.1.2.3:443",
+        public_url="https://bulle.example.org",
+        tls={"certificate_file": "/tls/cert.pem", "key_file": "/tls/key.pem"},
     )
     words = proxy.arguments(given)
     assert "--ip=10.1.2.3" in words and "--port=443" in words
