@@ -19,7 +19,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from orchestrator.terms import Outcome
 from tests.integration.login_stage import OTP, PASSWORD, ROOT, TOTP_SECRET, Stage
-from tests.integration.people import chromium, person, picture
+from tests.integration.people import person, picture
 
 PORTAL = re.compile(r"/services/portal/$")
 
@@ -57,12 +57,6 @@ def strict(packages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
         yield made
     finally:
         made.down()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as found:
-        yield found
 
 
 def log_in(page: Page, stage: Stage, name: str, password: str = PASSWORD) -> None:
