@@ -343,10 +343,14 @@ def serve_door(settings: Settings, folder: Path) -> None:
                 for done in range(0, 12_001, 3000) if name == "view" else (0,):
                     yield json.dumps({"step": name, "done": done, "total": 12_000 if name == "view" else 0}) + "\n"
                     await asyncio.sleep(pause)
-            running[session] = {"session": session, "state": "running"}
+            whose = {name: claims["grant"][name] for name in ("person", "project")}
+            running[session] = {"session": session, "state": "running", **whose}
             yield json.dumps({"started": {"session": session, "host": "127.0.0.1", "port": bridge_port}}) + "\n"
 
         return StreamingResponse(lines(), media_type="application/x-ndjson")
+
+    async def every(request: Request) -> Response:
+        return JSONResponse(list(running.values()))
 
     async def one(request: Request) -> Response:
         session = request.path_params["session"]
@@ -360,6 +364,7 @@ def serve_door(settings: Settings, folder: Path) -> None:
 
     door = Starlette(
         routes=[
+            Route("/v1/workspaces", every, methods=["GET"]),
             Route("/v1/workspaces", start, methods=["POST"]),
             Route("/v1/workspaces/{session}", one, methods=["GET", "DELETE"]),
         ]
