@@ -22,8 +22,7 @@ from orchestrator.machine.image_steps import Steps
 SUITE = "trixie"
 _DEBIAN = ("bullseye", "bookworm", "trixie", "forky", "oldstable", "stable", "testing")
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-_PUBLIC_MIRROR = "http://deb.debian.org/debian"
-_PUBLIC_SECURITY = "http://deb.debian.org/debian-security"
+_HINT = "name Debian's archive and its security archive in apt's sources, or build from an image: --base-image"
 
 #: what dpkg leaves out: manuals, documentation and translations but English and French (licences stay)
 TRIM = (
@@ -60,17 +59,18 @@ rm -f "$root"/var/cache/debconf/*-old "$root"/var/lib/dpkg/*-old
 def mirrors(targets: str) -> tuple[str, str]:
     """The Debian and the security mirror out of ``apt-get indextargets`` lines ``SITE|CODENAME``.
 
-    A machine that knows no Debian mirror (another distribution) gets Debian's public addresses.
+    Raises:
+        BuildError: the machine knows none (another distribution, say).
     """
     rows = [line.split("|") for line in targets.splitlines() if line.count("|") == 1]
     debian = [(site.rstrip("/"), name) for site, name in rows if name.split("-")[0] in _DEBIAN]
     security = next((site for site, name in debian if "security" in name), None)
     main = next((site for site, name in debian if name in _DEBIAN), None)
     if main is None:
-        return _PUBLIC_MIRROR, security or _PUBLIC_SECURITY
-    if security is None:
-        security = main + "-security" if main.endswith("/debian") else _PUBLIC_SECURITY
-    return main, security
+        raise BuildError("apt's sources on this machine name no Debian mirror", hint=_HINT)
+    if security is None and not main.endswith("/debian"):
+        raise BuildError(f"apt's sources on this machine name no security archive beside {main}", hint=_HINT)
+    return main, security or f"{main}-security"
 
 
 def machine_mirrors() -> tuple[str, str]:
@@ -83,7 +83,7 @@ def machine_mirrors() -> tuple[str, str]:
             check=False,
         )
     except FileNotFoundError:
-        return _PUBLIC_MIRROR, _PUBLIC_SECURITY
+        raise BuildError("there is no apt-get on this machine to say where a Debian mirror is", hint=_HINT) from None
     return mirrors(found.stdout)
 
 

@@ -207,12 +207,16 @@ def test_commands_run_the_images_python(tmp_path: Path) -> None:
             ("http://m.example/debian", "http://s.example/sec"),
         ),
         ("http://m.example/debian|trixie\n", ("http://m.example/debian", "http://m.example/debian-security")),
-        ("http://u.example/ubuntu|noble\n", (image_roots._PUBLIC_MIRROR, image_roots._PUBLIC_SECURITY)),
-        ("", (image_roots._PUBLIC_MIRROR, image_roots._PUBLIC_SECURITY)),
     ],
 )
 def test_the_mirrors_are_those_of_this_machine(targets: str, expected: tuple[str, str]) -> None:
     assert image_roots.mirrors(targets) == expected
+
+
+@pytest.mark.parametrize("targets", ["", "http://u.example/ubuntu|noble\n", "http://m.example/mirror|trixie\n"])
+def test_a_machine_that_knows_no_mirror_is_told_so(targets: str) -> None:
+    with pytest.raises(BuildError, match="on this machine name no"):
+        image_roots.mirrors(targets)
 
 
 def test_only_the_way_to_a_mirror_is_taken_from_apts_settings() -> None:
