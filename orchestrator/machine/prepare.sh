@@ -68,6 +68,7 @@ P
 start_engine() {
   rm -f /var/run/docker.pid
   setsid nohup dockerd >>/var/log/dockerd.log 2>&1 </dev/null &
+  engine=$!
 }
 if ! answers; then
   say "Starting the Docker engine"
@@ -81,7 +82,7 @@ if ! answers; then
   until answers; do
     tries=$((tries + 1))
     # one that was killed before can fail at its first start, while it finds what it left
-    [ -d /run/systemd/system ] || pgrep -x dockerd >/dev/null || start_engine
+    [ -z "${engine:-}" ] || kill -0 "$engine" 2>/dev/null || start_engine
     [ "$tries" -lt 60 ] || stop "the Docker engine does not start: see 'journalctl -u docker' or /var/log/dockerd.log."
     sleep 1
   done
