@@ -22,15 +22,10 @@ from docker.models.containers import Container
 from orchestrator.config import Settings
 from orchestrator.errors import BulleError, NodeError, SettingsError, UnavailableError
 from orchestrator.machine import mountpoint
-from orchestrator.machine.parts import (
-    LABEL_DEPLOYMENT,
-    LABEL_PART,
-    bridge_network,
-    container_name,
-    control_plane,
-)
+from orchestrator.machine.parts import container_name, control_plane
 from orchestrator.machine.state import prepare_state
 from orchestrator.node.container import agent_container
+from orchestrator.workspaces.spec import LABEL_DEPLOYMENT, LABEL_PART, bridge_network
 
 Say = Callable[[str], None]
 NODE = "node"

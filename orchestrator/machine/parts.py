@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config import Settings, Uid
-
-SETTINGS_INSIDE = "/etc/bulle/bulle.yaml"
-LABEL_DEPLOYMENT = "bulle.deployment"
-LABEL_PART = "bulle.part"
+from orchestrator.node.container import SETTINGS_INSIDE
+from orchestrator.workspaces.spec import LABEL_DEPLOYMENT, LABEL_PART
 
 
 @dataclass(frozen=True)
@@ -74,11 +72,6 @@ class Part:
 def container_name(deployment: str, part: str) -> str:
     """Name of a part's container: for people; nothing reads an identity out of it."""
     return f"bulle-{deployment}-{part}"
-
-
-def bridge_network(deployment: str) -> str:
-    """Name of the internal network on which the hub's proxy reaches bridges."""
-    return f"bulle-{deployment}-bridges"
 
 
 def control_plane(settings: Settings, settings_file: Path, *, demo_idp: bool) -> tuple[Part, ...]:

@@ -75,7 +75,6 @@ def shared_secrets(layout: Layout) -> tuple[SharedSecret, ...]:
         SharedSecret("crypt-key", ((hub / "crypt-key", Uid.HUB),)),
         SharedSecret("proxy-token", ((hub / "proxy-token", Uid.HUB), (proxy / "proxy-token", Uid.PROXY))),
         SharedSecret("portal-token", ((hub / "portal-token", Uid.HUB), (portal / "api-token", Uid.PORTAL))),
-        SharedSecret("portal-cookie", ((portal / "cookie-secret", Uid.PORTAL),)),
     )
 
 
