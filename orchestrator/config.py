@@ -6,6 +6,7 @@ control cannot be silently off.
 
 from __future__ import annotations
 
+from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
@@ -84,6 +85,12 @@ class Oidc(Section):
     mfa_amr: tuple[str, ...] = ("mfa", "otp", "hwk", "swk", "fido", "webauthn")
     #: values of the ``acr`` claim that prove a second factor
     mfa_acr: tuple[str, ...] = ()
+    #: claim of the ID token that lists a person's groups
+    groups_claim: str = "groups"
+    #: group at the provider → platform role that it gives; a person who leaves the group loses the role
+    group_roles: dict[str, Literal["custodian", "reviewer", "auditor", "administrator"]] = {}
+    #: seconds between two questions whether the provider still knows a person who is logged in; 0: never
+    refresh_seconds: Annotated[int, Field(ge=0)] = 300
 
     @field_validator("issuer")
     @classmethod
@@ -154,6 +161,105 @@ class Probe(Section):
     names: tuple[str, ...] = ("probe.example.org",)
 
 
+class TermsOfUse(Section):
+    """The terms that everybody accepts before a workspace opens; a new version is accepted anew."""
+
+    version: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$")] = "1"
+    #: language → file with the text; where none is given, the text that Bulle brings
+    files: dict[Literal["en", "fr"], Path] = {}
+
+
+class Quotas(Section):
+    """What a project may use in a calendar month (storage: at any time); None is no limit."""
+
+    hours: Annotated[float, Field(ge=0)] | None = None
+    cpu_hours: Annotated[float, Field(ge=0)] | None = None
+    memory_gb_hours: Annotated[float, Field(ge=0)] | None = None
+    storage_gb: Annotated[float, Field(ge=0)] | None = None
+
+
+class Prices(Section):
+    """Prices per unit; a unit without one costs nothing."""
+
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "EUR"
+    hour: Annotated[Decimal, Field(ge=0)] = Decimal(0)
+    cpu_hour: Annotated[Decimal, Field(ge=0)] = Decimal(0)
+    memory_gb_hour: Annotated[Decimal, Field(ge=0)] = Decimal(0)
+    storage_gb_month: Annotated[Decimal, Field(ge=0)] = Decimal(0)
+
+
+class Signatures(StrEnum):
+    """Whether an approval is signed with the approver's passkey: never, where they have one, or always.
+
+    ``required`` also makes the node agent refuse a grant without the whole chain of signatures.
+    """
+
+    OFF = "off"
+    OPTIONAL = "optional"
+    REQUIRED = "required"
+
+
+class Policy(Section):
+    """The rules of governance that a deployment may set; nothing here can make anybody approve for themselves."""
+
+    terms: TermsOfUse = TermsOfUse()
+    #: whether a workspace needs a training in force
+    training_required: bool = True
+    #: days for which a training counts
+    training_days: Annotated[int, Field(ge=1)] = 365
+    #: days after which a lead must have confirmed a member again, or the membership lapses
+    review_days: Annotated[int, Field(ge=1)] = 180
+    #: days before an end on which people are reminded
+    reminder_days: tuple[Annotated[int, Field(ge=1)], ...] = (30, 7)
+    #: days after a project's closing on which its keys are destroyed
+    retention_days: Annotated[int, Field(ge=0)] = 3650
+    #: actions that two different people must take, such as ``permit.approve``
+    two_person: tuple[str, ...] = ()
+    signatures: Signatures = Signatures.OFF
+    quotas: Quotas = Quotas()
+    prices: Prices = Prices()
+
+
+class Smtp(Section):
+    """The mail server that takes notifications."""
+
+    host: str
+    port: Annotated[int, Field(ge=1, le=65535)] = 587
+    security: Literal["starttls", "tls", "none"] = "starttls"
+    sender: str
+    user: str | None = None
+    password_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _no_password_in_clear(self) -> Smtp:
+        if self.security == "none" and self.host not in LOOPBACK:
+            raise ValueError("security: none is for a mail server on this machine only")
+        if (self.user is None) != (self.password_file is None):
+            raise ValueError("user and password_file go together")
+        return self
+
+
+class Webhook(Section):
+    """An address that is told of events; each call is signed (HMAC-SHA-256) with the secret."""
+
+    url: str
+    secret_file: Path
+
+    @field_validator("url")
+    @classmethod
+    def _https_or_loopback(cls, url: str) -> str:
+        return _web_address(url, "a webhook")
+
+
+class Notifications(Section):
+    """How people are told. A message names what waits, never anything of the data."""
+
+    smtp: Smtp | None = None
+    webhook: Webhook | None = None
+    #: day of the week on which leads get their digest (0 is Monday); None: never
+    digest_weekday: Annotated[int, Field(ge=0, le=6)] | None = 0
+
+
 class Settings(Section):
     """Everything an administrator decides about one deployment."""
 
@@ -173,8 +279,14 @@ class Settings(Section):
     custodian: Annotated[FileCustodian | Pkcs11Custodian, Field(discriminator="kind")] = FileCustodian()
     workspace: Workspace = Workspace()
     probe: Probe = Probe()
-    #: store of governance (SQLAlchemy URL); None: SQLite in the state folder
+    governance: Policy = Policy()
+    notifications: Notifications = Notifications()
+    #: store of governance (SQLAlchemy URL, without a password); None: SQLite in the state folder
     database: str | None = None
+    #: file with the database's password
+    database_password_file: Path | None = None
+    #: folder of the database's unix socket, shown to the authority, which has no network
+    database_socket: Path | None = None
     #: seconds between two comparisons of what runs with what is allowed
     reconcile_seconds: Annotated[float, Field(gt=0, le=5)] = 2.0
     #: languages offered, the first is the default

@@ -57,6 +57,19 @@ class RefusedError(BulleError):
     http_status = 403
 
 
+class SecondPersonError(BulleError):
+    """The decision was noted, and takes effect when a second person takes it too."""
+
+    code = "second-person"
+    http_status = 202
+
+
+class SignatureError(RefusedError):
+    """A decision needs the signature of a passkey, or has a wrong one."""
+
+    code = "signature"
+
+
 class GrantError(RefusedError):
     """A grant is forged, stale, replayed or for something else."""
 

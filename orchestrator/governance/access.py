@@ -17,8 +17,18 @@ class Standing:
     """All that the decision rests on. ``permit`` is the approved version, if there is one."""
 
     person_disabled: bool
+    person_gone: bool
+    terms_accepted: bool
+    #: until when the latest confirmed training counts; None where there is none
+    training_until: datetime | None
+    #: whether the deployment demands a training
+    training_required: bool
+    #: whether a custodian must have agreed to this person, and did not
+    consent_missing: bool
     membership: MembershipState | None
     membership_ends: datetime | None
+    #: until when the lead's last review counts; None: no review is due yet
+    review_due: datetime | None
     project: ProjectState
     project_starts: datetime
     project_ends: datetime
@@ -26,10 +36,13 @@ class Standing:
 
     @property
     def ends_at(self) -> datetime | None:
-        """The earliest end among project, membership and permit."""
+        """The earliest end among project, membership, review, permit and training."""
         if self.membership_ends is None or self.permit is None:
             return None
-        return min(self.project_ends, self.membership_ends, self.permit.valid_until)
+        bounds = [self.project_ends, self.membership_ends, self.permit.valid_until, self.review_due]
+        if self.training_required:
+            bounds.append(self.training_until)
+        return min(bound for bound in bounds if bound is not None)
 
 
 @dataclass(frozen=True)
@@ -56,6 +69,8 @@ ACCESS_RULES: tuple[AccessRule, ...] = (
         "this person is not a member of the project",
         lambda s, now: s.membership is None or s.membership_ends is None,
     ),
+    AccessRule("removed-at-provider", "the login service no longer knows this person", lambda s, now: s.person_gone),
+    AccessRule("membership-invited", "the invitation is not accepted yet", _membership(MembershipState.INVITED)),
     AccessRule("membership-requested", "the membership is not approved yet", _membership(MembershipState.REQUESTED)),
     AccessRule("membership-suspended", "the membership is suspended", _membership(MembershipState.SUSPENDED)),
     AccessRule("membership-ended", "the membership has ended", _membership(MembershipState.ENDED)),
@@ -64,9 +79,31 @@ ACCESS_RULES: tuple[AccessRule, ...] = (
         "the membership has expired",
         lambda s, now: s.membership_ends is not None and now >= s.membership_ends,
     ),
+    AccessRule(
+        "membership-not-reviewed",
+        "the lead has not confirmed the membership in time",
+        lambda s, now: s.review_due is not None and now >= s.review_due,
+    ),
+    AccessRule(
+        "external-not-agreed",
+        "a data custodian has not agreed to this external partner",
+        lambda s, now: s.consent_missing,
+    ),
+    AccessRule("terms-not-accepted", "the terms of use in force are not accepted", lambda s, now: not s.terms_accepted),
+    AccessRule(
+        "no-training",
+        "no confirmed training is on record",
+        lambda s, now: s.training_required and s.training_until is None,
+    ),
+    AccessRule(
+        "training-expired",
+        "the training has expired",
+        lambda s, now: s.training_required and s.training_until is not None and now >= s.training_until,
+    ),
     AccessRule("project-draft", "the project is not activated yet", _project(ProjectState.DRAFT)),
     AccessRule("project-suspended", "the project is suspended", _project(ProjectState.SUSPENDED)),
     AccessRule("project-closed", "the project is closed", _project(ProjectState.CLOSED)),
+    AccessRule("project-deleted", "the project is closed and its keys are destroyed", _project(ProjectState.DELETED)),
     AccessRule("project-not-started", "the project has not started yet", lambda s, now: now < s.project_starts),
     AccessRule("project-over", "the project's time is over", lambda s, now: now >= s.project_ends),
     AccessRule("no-permit", "the project has no approved permit", lambda s, now: s.permit is None),

@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from decimal import Decimal
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from orchestrator.governance.states import (
+    ApplicationKind,
+    ApplicationState,
     MemberRole,
     MembershipState,
     PermitState,
     PlatformRole,
     ProjectState,
 )
-from orchestrator.terms import PermitTerms, SessionId, Value
+from orchestrator.terms import PermitTerms, RowCondition, SessionId, Value
 
 Text = str | dict[str, str]
 """A text, or one in several languages by code (``{"en": …, "fr": …}``)."""
+
+
+class TrainingCard(Value):
+    """A training that a person declared; it counts once ``confirmed_by`` somebody else, until ``expires``."""
+
+    id: int
+    course: str
+    evidence: str
+    completed: datetime
+    expires: datetime
+    declared_at: datetime
+    confirmed_by: str | None
+    confirmed_at: datetime | None
 
 
 class PersonCard(Value):
@@ -29,6 +45,9 @@ class PersonCard(Value):
     email: str
     disabled: bool
     roles: tuple[PlatformRole, ...]
+    external: bool = False
+    affiliation: str = ""
+    gone: bool = False
 
 
 class ColumnCard(Value):
@@ -129,6 +148,13 @@ class ProjectRecord(Value):
     starts: datetime
     ends: datetime
     created_by: str
+    lay_summary: str = ""
+    legal_basis: str = ""
+    outputs: str = ""
+    conditions: str = ""
+    closed_at: datetime | None = None
+    retain_until: datetime | None = None
+    archived_at: datetime | None = None
 
 
 class MemberRecord(Value):
@@ -141,6 +167,16 @@ class MemberRecord(Value):
     ends: datetime
     requested_by: str
     approved_by: str | None
+    external: bool = False
+    affiliation: str = ""
+    consented_by: str | None = None
+    review_due: datetime | None = None
+    #: until when the person's confirmed training counts, and the one they declared that waits
+    training_until: datetime | None = None
+    training_declared: TrainingCard | None = None
+    terms_accepted: bool = False
+    #: what the reader may do with this membership (:class:`orchestrator.governance.rules.Action`)
+    may: tuple[str, ...] = ()
 
 
 class PermitRecord(Value):
@@ -153,3 +189,255 @@ class PermitRecord(Value):
     drafted_at: datetime
     approved_by: str | None
     approved_at: datetime | None
+
+
+class RequestedColumn(Value):
+    """A column that an application asks for, and why."""
+
+    name: str
+    reason: Annotated[str, Field(max_length=1000)] = ""
+    transform: str | None = None
+    parameter: float | None = None
+
+
+class RequestedTable(Value):
+    """A table that an application asks for; ``rows`` as in a permit file."""
+
+    dataset: str
+    table: str
+    columns: tuple[RequestedColumn, ...]
+    rows: tuple[RowCondition, ...] = ()
+    reason: Annotated[str, Field(max_length=2000)] = ""
+
+
+class ApplicationContent(Value):
+    """What an application says. A draft may lack anything; what is submitted is complete."""
+
+    title: Annotated[str, Field(max_length=200)] = ""
+    lay_summary: Annotated[str, Field(max_length=5000)] = ""
+    purpose: Annotated[str, Field(max_length=5000)] = ""
+    legal_basis: Annotated[str, Field(max_length=2000)] = ""
+    outputs: Annotated[str, Field(max_length=5000)] = ""
+    #: person ids; the lead stands for the whole project, the team is invited when it is approved
+    lead: str = ""
+    team: tuple[str, ...] = ()
+    starts: datetime | None = None
+    ends: datetime | None = None
+    tables: tuple[RequestedTable, ...] = ()
+
+
+class ApplicationRecord(Value):
+    """One version of an application. ``missing`` says what it lacks before it can be submitted."""
+
+    id: str
+    project: str
+    number: int
+    kind: ApplicationKind
+    state: ApplicationState
+    content: ApplicationContent
+    drafted_by: str
+    drafted_at: datetime
+    submitted_by: str | None
+    submitted_at: datetime | None
+    checked_by: str | None
+    decided_by: str | None
+    decided_at: datetime | None
+    conditions: str
+    note: str
+    permit_version: int | None
+    missing: tuple[str, ...]
+    #: what the reader may do with it
+    may: tuple[str, ...]
+
+
+class ApplicationLine(Value):
+    """An application in a list."""
+
+    project: str
+    number: int
+    kind: ApplicationKind
+    state: ApplicationState
+    title: str
+    drafted_by: str
+    submitted_at: datetime | None
+
+
+class ProjectLine(Value):
+    """A project in a list for people in office."""
+
+    slug: str
+    title: str
+    state: ProjectState
+    starts: datetime
+    ends: datetime
+    leads: tuple[str, ...]
+    members: int
+
+
+class ProjectPage(Value):
+    """A project as a reader may see it: everything but data."""
+
+    project: ProjectRecord
+    #: the reader's own card, where they are in it
+    mine: ProjectCard | None
+    permit: PermitCard | None
+    members: tuple[MemberRecord, ...]
+    permits: tuple[PermitRecord, ...]
+    applications: tuple[ApplicationLine, ...]
+    #: certificate of deletion, once the keys are destroyed
+    certificate: str | None
+    #: what the reader may do with the project
+    may: tuple[str, ...]
+
+
+class Waiting(Value):
+    """One thing that waits for a person. ``kind`` is stable: see :mod:`orchestrator.governance.inbox`."""
+
+    kind: str
+    since: datetime
+    project: str | None = None
+    project_title: str | None = None
+    #: whom it is about
+    person: str | None = None
+    person_name: str | None = None
+    #: application number, permit version, or training
+    number: int | None = None
+    #: when it is too late
+    due: datetime | None = None
+
+
+class Account(Value):
+    """A person's own account."""
+
+    person: PersonCard
+    terms_version: str
+    #: the text, by language (Markdown)
+    terms: dict[str, str]
+    terms_accepted_at: datetime | None
+    training_required: bool
+    trainings: tuple[TrainingCard, ...]
+    training_until: datetime | None
+
+
+class PasskeyCard(Value):
+    """A passkey of a person. ``usable``: vouched for, and not removed."""
+
+    id: str
+    name: str
+    created_at: datetime
+    vouched_by: str | None
+    vouched_at: datetime | None
+    removed_at: datetime | None
+    usable: bool
+
+
+class TokenCard(Value):
+    """An API token, without its secret."""
+
+    id: str
+    name: str
+    scopes: tuple[str, ...]
+    created_at: datetime
+    expires: datetime
+    used_at: datetime | None
+    revoked_at: datetime | None
+
+
+class NewToken(Value):
+    """A token that was just made: the one time that its secret is told."""
+
+    card: TokenCard
+    secret: str
+
+
+class CatalogueEntry(Value):
+    """A dataset in the catalogue: its description and columns, no row."""
+
+    dataset: str
+    title: Text
+    description: Text
+    version: int | str
+    rows: int | None
+    tables: tuple[TableCard, ...]
+    #: slugs of the reader's projects whose permit names it
+    used_in: tuple[str, ...]
+
+
+class AuditLine(Value):
+    """A record of the audit log."""
+
+    seq: int
+    time: datetime
+    kind: str
+    actor: str
+    outcome: str
+    person: str | None
+    project: str | None
+    session: str | None
+    detail: dict[str, Any]
+
+
+class AuditPage(Value):
+    """Records of the audit log, newest first; ``before`` asks for the ones that follow."""
+
+    records: tuple[AuditLine, ...]
+    before: int | None
+
+
+class UsageLine(Value):
+    """Usage of a project and person (empty: the project's folder) in a month, and its cost."""
+
+    project: str
+    project_title: str
+    person: str
+    person_name: str
+    hours: float
+    cpu_hours: float
+    memory_gb_hours: float
+    storage_gb: float
+    cost: Decimal
+
+
+class UsagePage(Value):
+    """Usage in one month, as far as the reader may see it."""
+
+    month: str
+    currency: str
+    lines: tuple[UsageLine, ...]
+    #: kind → limit, for a single project
+    quotas: dict[str, float | None]
+    #: kind → used this month
+    used: dict[str, float]
+
+
+class NodeHealth(Value):
+    """What the node agent last said of its machine."""
+
+    heard_at: datetime | None
+    sessions: int
+    cpus: float
+    load: float
+    memory_total_gb: float
+    memory_free_gb: float
+    storage_total_gb: float
+    storage_free_gb: float
+
+
+class RunningSession(Value):
+    """A workspace that runs, for administrators: whose, where and since when, nothing of what is in it."""
+
+    session: str
+    person: str
+    project: str
+    since: datetime
+
+
+class Health(Value):
+    """How the deployment does."""
+
+    version: str
+    node: NodeHealth
+    sessions: tuple[RunningSession, ...]
+    embedded_custodian: bool
+    notices_unsent: int
+    audit_records: int

@@ -4,19 +4,20 @@ commit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
+from orchestrator.config import Policy
 from orchestrator.errors import BulleError, InputError, NotFoundError, RefusedError
 from orchestrator.governance.access import ACCESS_RULES, AccessRule
-from orchestrator.governance.identity import HUB, OPERATOR
-from orchestrator.governance.rules import TABLE, Action, Fact, Rule, judge
+from orchestrator.governance.identity import HUB, NODE, OPERATOR
+from orchestrator.governance.rules import TABLE, Action, Fact, Rule, Verdict, judge
 from orchestrator.governance.states import (
     MemberRole,
     MembershipState,
@@ -125,6 +126,7 @@ class Desk:
         audit: Recorder,
         clock: Callable[[], datetime],
         catalogue: Catalogue,
+        policy: Policy | None = None,
         *,
         rules: Mapping[Action, Rule] = TABLE,
         access_rules: Sequence[AccessRule] = ACCESS_RULES,
@@ -133,6 +135,7 @@ class Desk:
         self._audit = audit
         self._clock = clock
         self._catalogue = catalogue
+        self._policy = policy or Policy()
         self._rules = rules
         self._access_rules = access_rules
 
@@ -176,40 +179,113 @@ class Desk:
 
     def _judge(self, change: Change, project: ProjectRow | None = None, *extra: Fact) -> None:
         """Raises RefusedError where the rules forbid the change to who makes it."""
-        facts = self._facts(change, project) | set(extra)
-        judge(change.action, facts, self._rules).raise_if_refused()
+        self._verdict_on(
+            change.session, change.by, change.action, change.now, change.person, project, *extra
+        ).raise_if_refused()
 
-    def _facts(self, change: Change, project: ProjectRow | None) -> set[Fact]:
-        by, session = change.by, change.session
-        if by == OPERATOR:
-            facts = {Fact.OPERATOR}
-        elif by == HUB:
-            facts = {Fact.HUB}
-        else:
-            actor = session.get(PersonRow, by)
-            if actor is None:
-                raise RefusedError(f"'{by}' is not a person known here")
-            facts = {_ROLE_FACTS[row.role] for row in actor.roles}
-            if actor.disabled:
-                facts.add(Fact.DISABLED)
-        if change.person is not None:
-            if change.person == by:
-                facts.add(Fact.SELF)
-            subject = session.get(PersonRow, change.person)
-            if subject is not None and subject.disabled:
-                facts.add(Fact.FOR_DISABLED)
+    def _decide(self, change: Change, project: ProjectRow | None = None, **content: Any) -> None:
+        """Call in every action of :data:`~orchestrator.governance.rules.DECISIONS` after all its checks, before the
+        first change: asks for the second person and the signature where the deployment wants them.
+
+        ``content`` says what exactly is put into effect, in JSON's types: whoever signs, signs that.
+        """
+
+    def _may_read(
+        self,
+        session: Session,
+        by: str,
+        action: Action,
+        *,
+        person: str | None = None,
+        project: ProjectRow | None = None,
+        extra: Iterable[Fact] = (),
+    ) -> bool:
+        """Whether the rules let ``by`` read this, now."""
+        return self._verdict_on(session, by, action, self._clock(), person, project, *extra).allowed
+
+    def _judge_read(
+        self,
+        session: Session,
+        by: str,
+        action: Action,
+        *,
+        person: str | None = None,
+        project: ProjectRow | None = None,
+        extra: Iterable[Fact] = (),
+    ) -> None:
+        """Raises RefusedError where the rules forbid ``by`` to read this."""
+        self._verdict_on(session, by, action, self._clock(), person, project, *extra).raise_if_refused()
+
+    def _verdict_on(  # noqa: PLR0917 - called from here only
+        self,
+        session: Session,
+        by: str,
+        action: Action,
+        now: datetime,
+        person: str | None,
+        project: ProjectRow | None,
+        *extra: Fact,
+    ) -> Verdict:
+        facts = _facts_of_actor(session, by) | set(extra)
+        if person is not None:
+            facts |= _facts_about(session, by, person, now)
         if project is not None:
-            facts |= _facts_in_project(session, project, by, change.person, change.now)
-        return facts
+            facts |= _facts_in_project(session, project, by, person, now)
+        return judge(action, facts, self._rules)
+
+
+_PARTS = {OPERATOR: Fact.OPERATOR, HUB: Fact.HUB, NODE: Fact.NODE}
+
+
+def _facts_of_actor(session: Session, by: str) -> set[Fact]:
+    if by in _PARTS:
+        return {_PARTS[by]}
+    actor = session.get(PersonRow, by)
+    if actor is None:
+        raise RefusedError(f"'{by}' is not a person known here")
+    facts = {Fact.PERSON, *(_ROLE_FACTS[row.role] for row in actor.roles)}
+    if actor.disabled:
+        facts.add(Fact.DISABLED)
+    return facts
+
+
+def _facts_about(session: Session, by: str, person: str, now: datetime) -> set[Fact]:
+    facts: set[Fact] = set()
+    if person == by:
+        facts.add(Fact.SELF)
+    subject = session.get(PersonRow, person)
+    if subject is not None and subject.disabled:
+        facts.add(Fact.FOR_DISABLED)
+    mine, theirs = aliased(MembershipRow), aliased(MembershipRow)
+    leads = (
+        select(mine.id)
+        .join(theirs, theirs.project_id == mine.project_id)
+        .join(ProjectRow, ProjectRow.id == mine.project_id)
+        .where(
+            mine.person_id == by,
+            mine.role == MemberRole.LEAD,
+            mine.state == MembershipState.ACTIVE,
+            mine.ends > now,
+            theirs.person_id == person,
+            theirs.state != MembershipState.ENDED,
+            ProjectRow.state.in_((ProjectState.ACTIVE, ProjectState.SUSPENDED)),
+        )
+    )
+    if session.scalars(leads.limit(1)).first() is not None:
+        facts.add(Fact.MEMBERS_LEAD)
+    return facts
 
 
 def _facts_in_project(session: Session, project: ProjectRow, by: str, subject: str | None, now: datetime) -> set[Fact]:
     facts: set[Fact] = set()
     mine = membership_of(session, project, by)
-    if mine is not None and mine.state is not MembershipState.ENDED:
+    # An invitation that was not accepted involves nobody: else a lead could invite a custodian out of their office.
+    if mine is not None and mine.state not in (MembershipState.ENDED, MembershipState.INVITED):
         facts.add(Fact.INVOLVED)
         if mine.state is MembershipState.ACTIVE and now < mine.ends:
             facts.add(Fact.LEAD if mine.role is MemberRole.LEAD else Fact.MEMBER)
+            if mine.role is MemberRole.LEAD and not _other_lead(session, project, by, now):
+                facts.add(Fact.LAST_LEAD)
     if subject is not None:
         approved = select(PermitRow.id).where(PermitRow.project_id == project.id, PermitRow.approved_by == subject)
         if session.scalars(approved.limit(1)).first() is not None:
@@ -220,6 +296,18 @@ def _facts_in_project(session: Session, project: ProjectRow, by: str, subject: s
         if session.scalars(appointed.limit(1)).first() is not None:
             facts.add(Fact.FOR_LEAD_APPOINTER)
     return facts
+
+
+def _other_lead(session: Session, project: ProjectRow, person: str, now: datetime) -> bool:
+    """Whether somebody besides ``person`` leads the project now."""
+    wanted = select(MembershipRow.id).where(
+        MembershipRow.project_id == project.id,
+        MembershipRow.person_id != person,
+        MembershipRow.role == MemberRole.LEAD,
+        MembershipRow.state == MembershipState.ACTIVE,
+        MembershipRow.ends > now,
+    )
+    return session.scalars(wanted.limit(1)).first() is not None
 
 
 def person_named(session: Session, person: str) -> PersonRow:
@@ -235,7 +323,7 @@ def project_named(session: Session, slug: str, *, open_only: bool = False) -> Pr
     row = session.scalars(select(ProjectRow).where(ProjectRow.slug == slug)).first()
     if row is None:
         raise NotFoundError(f"there is no project '{slug}'")
-    if open_only and row.state is ProjectState.CLOSED:
+    if open_only and row.state in (ProjectState.CLOSED, ProjectState.DELETED):
         raise RefusedError(f"project '{slug}' is closed", hint="begin a new project")
     return row
 

@@ -11,9 +11,11 @@ from orchestrator.errors import InputError
 OPERATOR = "operator"
 #: the hub, which tells of logins
 HUB = "hub"
+#: the node agent, which archives and destroys what a closed project leaves
+NODE = "node-agent"
 
 #: names under which parts of the platform act; nobody's id is one of them
-RESERVED = frozenset({OPERATOR, HUB, "authority", "node-agent", "portal", "proxy", "root"})
+RESERVED = frozenset({OPERATOR, HUB, NODE, "authority", "portal", "proxy", "root"})
 
 _PLAIN = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 

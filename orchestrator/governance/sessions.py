@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel
-from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy import Select, func, literal, select
+from sqlalchemy.orm import Session, lazyload
 
+from orchestrator.config import Policy
 from orchestrator.errors import BulleError, RefusedError
 from orchestrator.governance.access import UNKNOWN, Standing, why_not, why_stop
 from orchestrator.governance.cards import ColumnCard, PermitCard, ProjectCard, TableCard, Text, WhyNot
-from orchestrator.governance.desk import Desk, TableInfo, approved_permit, membership_of, person_named
-from orchestrator.governance.states import MembershipState
-from orchestrator.governance.store import MembershipRow, PersonRow, ProjectRow
+from orchestrator.governance.desk import Desk, TableInfo, person_named
+from orchestrator.governance.states import MembershipState, PermitState
+from orchestrator.governance.store import (
+    AcceptanceRow,
+    MembershipRow,
+    PermitRow,
+    PersonRow,
+    ProjectRow,
+    TrainingRow,
+)
 from orchestrator.terms import (
     ColumnPermit,
     Grant,
@@ -28,17 +37,59 @@ from orchestrator.terms import (
 )
 
 
-def _standing(session: Session, person: PersonRow, project: ProjectRow, membership: MembershipRow | None) -> Standing:
-    permit = approved_permit(session, project.id)
-    return Standing(
+def _standings(policy: Policy, *, members_only: bool = False) -> Select[Any]:
+    """Person, project, membership, approved permit, acceptance of the terms and latest training, in one row each.
+
+    With ``members_only``, only where there is a membership: the way for lists, which never look at other projects.
+    """
+    trained = (
+        select(func.max(TrainingRow.expires))
+        .where(TrainingRow.person_id == PersonRow.id, TrainingRow.confirmed_by.is_not(None))
+        .scalar_subquery()
+    )
+    accepted = (AcceptanceRow.person_id == PersonRow.id) & (AcceptanceRow.version == policy.terms.version)
+    member = (MembershipRow.person_id == PersonRow.id) & (MembershipRow.project_id == ProjectRow.id)
+    permitted = (PermitRow.project_id == ProjectRow.id) & (PermitRow.state == PermitState.APPROVED)
+    wanted = select(PersonRow, ProjectRow, MembershipRow, PermitRow.terms, AcceptanceRow.accepted_at, trained).options(
+        lazyload(PersonRow.roles)
+    )
+    if members_only:
+        mine = MembershipRow.person_id == PersonRow.id
+        wanted = wanted.select_from(PersonRow).join(MembershipRow, mine)
+        wanted = wanted.join(ProjectRow, ProjectRow.id == MembershipRow.project_id)
+    else:
+        wanted = wanted.select_from(PersonRow).join(ProjectRow, literal(value=True)).outerjoin(MembershipRow, member)
+    return wanted.outerjoin(PermitRow, permitted).outerjoin(AcceptanceRow, accepted)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """One row of :func:`_standings`."""
+
+    person: PersonRow
+    project: ProjectRow
+    membership: MembershipRow | None
+    standing: Standing
+
+
+def _found(row: Any, policy: Policy) -> _Found:
+    person, project, membership, terms, accepted_at, trained = row
+    standing = Standing(
         person_disabled=person.disabled,
+        person_gone=person.gone_at is not None,
+        terms_accepted=accepted_at is not None,
+        training_until=trained,
+        training_required=policy.training_required,
+        consent_missing=person.external and (membership is None or membership.consented_by is None),
         membership=None if membership is None else membership.state,
         membership_ends=None if membership is None else membership.ends,
+        review_due=None if membership is None else membership.review_due,
         project=project.state,
         project_starts=project.starts,
         project_ends=project.ends,
-        permit=None if permit is None else PermitTerms.model_validate(permit.terms),
+        permit=None if terms is None else PermitTerms.model_validate(terms),
     )
+    return _Found(person, project, membership, standing)
 
 
 class Sessions(Desk):
@@ -52,11 +103,12 @@ class Sessions(Desk):
         """
         now = now or self._clock()
         with self._store.read() as session:
-            who = session.get(PersonRow, person)
-            row = session.scalars(select(ProjectRow).where(ProjectRow.slug == project)).first()
-            if who is None or row is None:
+            wanted = _standings(self._policy).where(PersonRow.id == person, ProjectRow.slug == project)
+            row = session.execute(wanted).first()
+            if row is None:
                 raise _refused(UNKNOWN)
-            standing = _standing(session, who, row, membership_of(session, row, person))
+            found = _found(row, self._policy)
+            standing, who, at = found.standing, found.person, found.project
             refused = why_not(standing, now, self._access_rules)
             if refused is not None:
                 raise _refused(refused)
@@ -65,9 +117,9 @@ class Sessions(Desk):
             return Grant(
                 person=who.id,
                 display_name=who.display_name,
-                project_id=row.id,
-                project=row.slug,
-                project_title=row.title,
+                project_id=at.id,
+                project=at.slug,
+                project_title=at.title,
                 session=secrets.token_hex(16),
                 permit=standing.permit,
                 ends_at=standing.ends_at,
@@ -80,12 +132,11 @@ class Sessions(Desk):
             return [self._verdict(session, claim, now) for claim in claims]
 
     def _verdict(self, session: Session, claim: SessionClaim, now: datetime) -> SessionVerdict:
-        who = session.get(PersonRow, claim.person)
-        project = session.get(ProjectRow, claim.project_id)
+        wanted = _standings(self._policy).where(PersonRow.id == claim.person, ProjectRow.id == claim.project_id)
+        row = session.execute(wanted).first()
         stop: WhyNot | None = UNKNOWN
-        if who is not None and project is not None:
-            standing = _standing(session, who, project, membership_of(session, project, who.id))
-            stop = why_stop(standing, claim.permit_version, now, self._access_rules)
+        if row is not None:
+            stop = why_stop(_found(row, self._policy).standing, claim.permit_version, now, self._access_rules)
         if stop is None:
             return SessionVerdict(session=claim.session, allowed=True)
         return SessionVerdict(session=claim.session, allowed=False, reason=f"{stop.code}: {stop.message}")
@@ -96,15 +147,16 @@ class Sessions(Desk):
         with self._store.read() as session:
             who = person_named(session, person)
             wanted = (
-                select(MembershipRow, ProjectRow)
-                .join(ProjectRow, ProjectRow.id == MembershipRow.project_id)
-                .where(MembershipRow.person_id == who.id)
+                _standings(self._policy, members_only=True)
+                .where(PersonRow.id == who.id)
+                .where(MembershipRow.state != MembershipState.ENDED)
                 .order_by(ProjectRow.title, ProjectRow.slug)
             )
+            every = [_found(row, self._policy) for row in session.execute(wanted)]
             return [
-                self._card(_standing(session, who, project, membership), project, membership, now)
-                for membership, project in session.execute(wanted).all()
-                if membership.state is not MembershipState.ENDED
+                self._card(found.standing, found.project, found.membership, now)
+                for found in every
+                if found.membership is not None
             ]
 
     def _card(self, standing: Standing, project: ProjectRow, membership: MembershipRow, now: datetime) -> ProjectCard:

@@ -34,6 +34,7 @@ class ProjectState(StrEnum):
     ACTIVE = "active"
     SUSPENDED = "suspended"
     CLOSED = "closed"
+    DELETED = "deleted"  # its keys are destroyed
 
 
 class MemberRole(StrEnum):
@@ -46,6 +47,7 @@ class MemberRole(StrEnum):
 class MembershipState(StrEnum):
     """Where a membership stands. One whose end has passed counts for nothing, whatever its state."""
 
+    INVITED = "invited"
     REQUESTED = "requested"
     ACTIVE = "active"
     SUSPENDED = "suspended"
@@ -61,7 +63,27 @@ class PermitState(StrEnum):
     SUPERSEDED = "superseded"
 
 
-State = ProjectState | MembershipState | PermitState
+class ApplicationKind(StrEnum):
+    """What is applied for."""
+
+    NEW = "new"
+    AMENDMENT = "amendment"
+    RENEWAL = "renewal"
+
+
+class ApplicationState(StrEnum):
+    """Where one version of an application stands."""
+
+    DRAFT = "draft"
+    SUBMITTED = "submitted"
+    RETURNED = "returned"  # something is missing; it can be submitted again
+    COMPLETE = "complete"  # checked, and waiting for the decision
+    APPROVED = "approved"
+    REFUSED = "refused"
+    WITHDRAWN = "withdrawn"
+
+
+State = ProjectState | ApplicationState | MembershipState | PermitState
 
 #: kind of state → state → what it may become. By kind first: states of two kinds may be called the same.
 TRANSITIONS: dict[type[State], dict[State, frozenset[State]]] = {
@@ -69,13 +91,38 @@ TRANSITIONS: dict[type[State], dict[State, frozenset[State]]] = {
         ProjectState.DRAFT: frozenset({ProjectState.ACTIVE, ProjectState.CLOSED}),
         ProjectState.ACTIVE: frozenset({ProjectState.SUSPENDED, ProjectState.CLOSED}),
         ProjectState.SUSPENDED: frozenset({ProjectState.ACTIVE, ProjectState.CLOSED}),
-        ProjectState.CLOSED: frozenset(),
+        ProjectState.CLOSED: frozenset({ProjectState.DELETED}),
+        ProjectState.DELETED: frozenset(),
+    },
+    ApplicationState: {
+        ApplicationState.DRAFT: frozenset({ApplicationState.SUBMITTED, ApplicationState.WITHDRAWN}),
+        ApplicationState.SUBMITTED: frozenset(
+            {
+                ApplicationState.RETURNED,
+                ApplicationState.COMPLETE,
+                ApplicationState.REFUSED,
+                ApplicationState.WITHDRAWN,
+            }
+        ),
+        ApplicationState.RETURNED: frozenset({ApplicationState.SUBMITTED, ApplicationState.WITHDRAWN}),
+        ApplicationState.COMPLETE: frozenset(
+            {
+                ApplicationState.RETURNED,
+                ApplicationState.APPROVED,
+                ApplicationState.REFUSED,
+                ApplicationState.WITHDRAWN,
+            }
+        ),
+        ApplicationState.APPROVED: frozenset(),
+        ApplicationState.REFUSED: frozenset(),
+        ApplicationState.WITHDRAWN: frozenset(),
     },
     MembershipState: {
+        MembershipState.INVITED: frozenset({MembershipState.REQUESTED, MembershipState.ENDED}),
         MembershipState.REQUESTED: frozenset({MembershipState.ACTIVE, MembershipState.ENDED}),
         MembershipState.ACTIVE: frozenset({MembershipState.SUSPENDED, MembershipState.ENDED}),
         MembershipState.SUSPENDED: frozenset({MembershipState.ACTIVE, MembershipState.ENDED}),
-        MembershipState.ENDED: frozenset({MembershipState.REQUESTED}),
+        MembershipState.ENDED: frozenset({MembershipState.INVITED, MembershipState.REQUESTED}),
     },
     PermitState: {
         PermitState.DRAFT: frozenset({PermitState.APPROVED, PermitState.REVOKED}),

@@ -17,9 +17,11 @@ from sqlalchemy import (
     DateTime,
     Dialect,
     Engine,
+    Float,
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     String,
     Text,
     UniqueConstraint,
@@ -36,6 +38,8 @@ from sqlalchemy.types import TypeDecorator
 
 from orchestrator.errors import BulleError, ConflictError, SettingsError, UnavailableError
 from orchestrator.governance.states import (
+    ApplicationKind,
+    ApplicationState,
     MemberRole,
     MembershipState,
     PermitState,
@@ -43,7 +47,7 @@ from orchestrator.governance.states import (
     ProjectState,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _WRITES = "bulle_writes"
 
@@ -110,6 +114,11 @@ class PersonRow(Base):
     display_name: Mapped[str] = mapped_column(String(200))
     email: Mapped[str] = mapped_column(String(254))
     disabled: Mapped[bool] = mapped_column(Boolean, default=False)
+    #: of another organisation: a membership needs a custodian's consent too
+    external: Mapped[bool] = mapped_column(Boolean, default=False)
+    affiliation: Mapped[str] = mapped_column(String(200), default="")
+    #: when the login provider no longer knew this person; a later login clears it
+    gone_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
     roles: Mapped[list[RoleRow]] = relationship(order_by="RoleRow.role", cascade="all, delete-orphan")
 
@@ -120,7 +129,9 @@ class RoleRow(Base):
     __tablename__ = "platform_role"
 
     person_id: Mapped[str] = mapped_column(ForeignKey("person.id"), primary_key=True)
-    role: Mapped[PlatformRole] = mapped_column(_AsText(PlatformRole), primary_key=True)
+    role: Mapped[PlatformRole] = mapped_column(_AsText(PlatformRole), primary_key=True, index=True)
+    #: whether a group at the login provider gives it, and takes it away
+    from_provider: Mapped[bool] = mapped_column(Boolean, default=False)
 
 
 class ProjectRow(Base):
@@ -137,6 +148,15 @@ class ProjectRow(Base):
     ends: Mapped[datetime] = mapped_column(UtcDateTime)
     created_by: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    lay_summary: Mapped[str] = mapped_column(Text, default="")
+    legal_basis: Mapped[str] = mapped_column(Text, default="")
+    outputs: Mapped[str] = mapped_column(Text, default="")
+    #: what the custodian's decision demands
+    conditions: Mapped[str] = mapped_column(Text, default="")
+    closed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    #: when the keys of a closed project are destroyed
+    retain_until: Mapped[datetime | None] = mapped_column(UtcDateTime, index=True)
+    archived_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
 class MembershipRow(Base):
@@ -146,7 +166,7 @@ class MembershipRow(Base):
     __table_args__ = (UniqueConstraint("project_id", "person_id"),)
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    project_id: Mapped[str] = mapped_column(ForeignKey("project.id"), index=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("project.id"))
     person_id: Mapped[str] = mapped_column(ForeignKey("person.id"), index=True)
     role: Mapped[MemberRole] = mapped_column(_AsText(MemberRole))
     state: Mapped[MembershipState] = mapped_column(_AsText(MembershipState))
@@ -154,6 +174,11 @@ class MembershipRow(Base):
     requested_by: Mapped[str] = mapped_column(String(64))
     approved_by: Mapped[str | None] = mapped_column(String(64))
     changed_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    #: the custodian who agreed to an external partner
+    consented_by: Mapped[str | None] = mapped_column(String(64))
+    #: until when the last review counts; an active membership past it counts for nothing
+    review_due: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    confirmed_by: Mapped[str | None] = mapped_column(String(64))
 
 
 class AppointmentRow(Base):
@@ -194,6 +219,194 @@ class PermitRow(Base):
     approved_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     ended_by: Mapped[str | None] = mapped_column(String(64))
     ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class ApplicationRow(Base):
+    """One version of an application: for a new project, an amendment or a renewal."""
+
+    __tablename__ = "application"
+    __table_args__ = (UniqueConstraint("project_id", "number"),)
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("project.id"))
+    number: Mapped[int] = mapped_column(Integer)
+    kind: Mapped[ApplicationKind] = mapped_column(_AsText(ApplicationKind))
+    state: Mapped[ApplicationState] = mapped_column(_AsText(ApplicationState), index=True)
+    content: Mapped[dict[str, Any]] = mapped_column(JSON)
+    drafted_by: Mapped[str] = mapped_column(ForeignKey("person.id"), index=True)
+    drafted_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    submitted_by: Mapped[str | None] = mapped_column(String(64))
+    submitted_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    checked_by: Mapped[str | None] = mapped_column(String(64))
+    decided_by: Mapped[str | None] = mapped_column(String(64))
+    decided_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    #: what the decision demands
+    conditions: Mapped[str] = mapped_column(Text, default="")
+    #: why it was returned or refused
+    note: Mapped[str] = mapped_column(Text, default="")
+    #: the permit version that the approval made
+    permit_version: Mapped[int | None] = mapped_column(Integer)
+
+
+class AcceptanceRow(Base):
+    """That a person accepted a version of the terms of use."""
+
+    __tablename__ = "acceptance"
+
+    person_id: Mapped[str] = mapped_column(ForeignKey("person.id"), primary_key=True)
+    version: Mapped[str] = mapped_column(String(32), primary_key=True)
+    accepted_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class TrainingRow(Base):
+    """A training that a person declared; it counts once somebody else confirmed it, until it expires."""
+
+    __tablename__ = "training"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    person_id: Mapped[str] = mapped_column(ForeignKey("person.id"), index=True)
+    course: Mapped[str] = mapped_column(String(200))
+    evidence: Mapped[str] = mapped_column(String(500), default="")
+    completed: Mapped[datetime] = mapped_column(UtcDateTime)
+    expires: Mapped[datetime] = mapped_column(UtcDateTime)
+    declared_by: Mapped[str] = mapped_column(String(64))
+    declared_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    confirmed_by: Mapped[str | None] = mapped_column(String(64))
+    confirmed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class EndorsementRow(Base):
+    """That one of two people took an action which needs two; ``subject`` is the digest of exactly what."""
+
+    __tablename__ = "endorsement"
+
+    subject: Mapped[str] = mapped_column(String(64), primary_key=True)
+    action: Mapped[str] = mapped_column(String(40))
+    project_id: Mapped[str | None] = mapped_column(ForeignKey("project.id"), index=True)
+    person_id: Mapped[str | None] = mapped_column(String(64))
+    by: Mapped[str] = mapped_column(String(64))
+    at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class PasskeyRow(Base):
+    """A person's passkey (WebAuthn credential). It signs decisions once somebody vouched for it."""
+
+    __tablename__ = "passkey"
+
+    id: Mapped[str] = mapped_column(String(400), primary_key=True)  # the credential's id, base64url
+    person_id: Mapped[str] = mapped_column(ForeignKey("person.id"), index=True)
+    name: Mapped[str] = mapped_column(String(100))
+    public_key: Mapped[bytes] = mapped_column(LargeBinary)  # COSE (RFC 9052)
+    sign_count: Mapped[int] = mapped_column(Integer, default=0)
+    transports: Mapped[list[str]] = mapped_column(JSON, default=list)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    vouched_by: Mapped[str | None] = mapped_column(String(64))
+    vouched_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    removed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class DecisionRow(Base):
+    """A decision and its signature: ``record`` is the exact text that was signed."""
+
+    __tablename__ = "decision"
+    __table_args__ = (Index("decision_of", "project_id", "action", "person_id"),)
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)  # the record's nonce
+    project_id: Mapped[str | None] = mapped_column(ForeignKey("project.id"))
+    person_id: Mapped[str | None] = mapped_column(String(64))
+    action: Mapped[str] = mapped_column(String(40))
+    record: Mapped[str] = mapped_column(Text)
+    by: Mapped[str] = mapped_column(String(64))
+    passkey_id: Mapped[str] = mapped_column(ForeignKey("passkey.id"))
+    assertion: Mapped[dict[str, Any]] = mapped_column(JSON)
+    at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class TokenRow(Base):
+    """A token for the REST API. Only its SHA-256 is kept."""
+
+    __tablename__ = "api_token"
+
+    id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    person_id: Mapped[str] = mapped_column(ForeignKey("person.id"), index=True)
+    name: Mapped[str] = mapped_column(String(100))
+    digest: Mapped[str] = mapped_column(String(64), unique=True)
+    scopes: Mapped[list[str]] = mapped_column(JSON)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    expires: Mapped[datetime] = mapped_column(UtcDateTime)
+    used_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class UsageRow(Base):
+    """What one session has used so far, in one calendar month."""
+
+    __tablename__ = "usage"
+    __table_args__ = (
+        Index("usage_of_project", "project_id", "month"),
+        Index("usage_of_person", "person_id", "month"),
+        Index("usage_of_month", "month"),
+    )
+
+    session: Mapped[str] = mapped_column(String(32), primary_key=True)
+    month: Mapped[str] = mapped_column(String(7), primary_key=True)  # 2026-11
+    project_id: Mapped[str] = mapped_column(ForeignKey("project.id"))
+    person_id: Mapped[str] = mapped_column(ForeignKey("person.id"))
+    began: Mapped[datetime] = mapped_column(UtcDateTime)
+    seen: Mapped[datetime] = mapped_column(UtcDateTime)
+    ended: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    seconds: Mapped[float] = mapped_column(Float, default=0.0)
+    cpu_seconds: Mapped[float] = mapped_column(Float, default=0.0)
+    memory_gb_seconds: Mapped[float] = mapped_column(Float, default=0.0)
+
+
+class StorageRow(Base):
+    """How large a folder was on a day: a home, or (``person_id`` empty) the project folder."""
+
+    __tablename__ = "storage"
+
+    project_id: Mapped[str] = mapped_column(ForeignKey("project.id"), primary_key=True)
+    person_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    day: Mapped[str] = mapped_column(String(10), primary_key=True)
+    bytes_used: Mapped[float] = mapped_column(Float)
+
+
+class QuotaRow(Base):
+    """A project's own limit, in place of the deployment's."""
+
+    __tablename__ = "quota"
+
+    project_id: Mapped[str] = mapped_column(ForeignKey("project.id"), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(20), primary_key=True)
+    most: Mapped[float] = mapped_column(Float)
+    set_by: Mapped[str] = mapped_column(String(64))
+    set_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class NoticeRow(Base):
+    """Something a person is told once; ``key`` keeps it from being told twice."""
+
+    __tablename__ = "notice"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    key: Mapped[str] = mapped_column(String(200), unique=True)
+    person_id: Mapped[str] = mapped_column(ForeignKey("person.id"), index=True)
+    project_id: Mapped[str | None] = mapped_column(ForeignKey("project.id"))
+    kind: Mapped[str] = mapped_column(String(40))
+    detail: Mapped[dict[str, Any]] = mapped_column(JSON)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    sent_at: Mapped[datetime | None] = mapped_column(UtcDateTime, index=True)
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+
+
+class DeletionRow(Base):
+    """Proof that a project's keys were destroyed: a certificate signed by the authority."""
+
+    __tablename__ = "deletion"
+
+    project_id: Mapped[str] = mapped_column(ForeignKey("project.id"), primary_key=True)
+    certificate: Mapped[str] = mapped_column(Text)
+    at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
 class Store:

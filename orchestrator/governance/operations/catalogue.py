@@ -1,0 +1,7 @@
+"""Operations: catalogue."""
+
+from __future__ import annotations
+
+from orchestrator.governance.operations.declared import Operation
+
+OPERATIONS: tuple[Operation, ...] = ()
