@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -272,6 +272,15 @@ class ProjectLine(Value):
     ends: datetime
     leads: tuple[str, ...]
     members: int
+
+
+class ClosingDue(Value):
+    """What the node agent has to do for a closed project: ``archive`` its folders read-only, or ``destroy`` its keys."""
+
+    project_id: str
+    #: the slug
+    project: str
+    action: Literal["archive", "destroy"]
 
 
 class ProjectPage(Value):
