@@ -110,6 +110,15 @@ def peopled(governance: Governance) -> None:
     governance.add_role(OPERATOR, "custodian2", PlatformRole.CUSTODIAN)
     governance.add_role(OPERATOR, "admin", PlatformRole.ADMINISTRATOR)
     governance.add_role(OPERATOR, "auditor", PlatformRole.AUDITOR)
+    for name in PEOPLE:
+        ready(governance, name)
+
+
+def ready(governance: Governance, person: str) -> None:
+    """Let a person accept the terms, and have a training that counts from today."""
+    governance.accept_terms(person, governance.terms_version)
+    training = governance.declare_training(person, "Working with health data", governance.now().date(), "certificate")
+    governance.confirm_training(OPERATOR, person, training.id)
 
 
 def draft(*columns: str, start: datetime = START, days: float = 200) -> PermitDraft:

@@ -21,8 +21,14 @@ PERMIT = PermitTerms(version=3, tables=draft().tables, valid_from=START, valid_u
 NOW = START + 10 * DAY
 GOOD = Standing(
     person_disabled=False,
+    person_gone=False,
+    terms_accepted=True,
+    training_until=START + 300 * DAY,
+    training_required=True,
+    consent_missing=False,
     membership=MembershipState.ACTIVE,
     membership_ends=START + 30 * DAY,
+    review_due=None,
     project=ProjectState.ACTIVE,
     project_starts=START,
     project_ends=START + 40 * DAY,
@@ -32,13 +38,21 @@ GOOD = Standing(
 BROKEN = {
     "person-disabled": {"person_disabled": True},
     "not-a-member": {"membership": None, "membership_ends": None},
+    "removed-at-provider": {"person_gone": True},
+    "membership-invited": {"membership": MembershipState.INVITED},
     "membership-requested": {"membership": MembershipState.REQUESTED},
     "membership-suspended": {"membership": MembershipState.SUSPENDED},
     "membership-ended": {"membership": MembershipState.ENDED},
     "membership-expired": {"membership_ends": NOW},
+    "membership-not-reviewed": {"review_due": NOW},
+    "external-not-agreed": {"consent_missing": True},
+    "terms-not-accepted": {"terms_accepted": False},
+    "no-training": {"training_until": None},
+    "training-expired": {"training_until": NOW},
     "project-draft": {"project": ProjectState.DRAFT},
     "project-suspended": {"project": ProjectState.SUSPENDED},
     "project-closed": {"project": ProjectState.CLOSED},
+    "project-deleted": {"project": ProjectState.DELETED},
     "project-not-started": {"project_starts": NOW + timedelta(seconds=1)},
     "project-over": {"project_ends": NOW},
     "no-permit": {"permit": None},
@@ -71,16 +85,19 @@ def test_negative_control_without_its_rule_the_condition_is_not_seen(code):
     assert why_not(standing, NOW, fewer) is None
 
 
-@given(moments=st.lists(st.integers(1, 60), min_size=3, max_size=3), at=st.integers(0, 80))
-def test_access_ends_at_the_earliest_end(moments, at):
-    project, member, permit = (START + days * DAY for days in moments)
+@given(moments=st.lists(st.integers(1, 60), min_size=5, max_size=5), at=st.integers(0, 80), required=st.booleans())
+def test_access_ends_at_the_earliest_end(moments, at, required):
+    project, member, permit, review, training = ends = [START + days * DAY for days in moments]
     standing = replace(
         GOOD,
         project_ends=project,
         membership_ends=member,
         permit=PERMIT.model_copy(update={"valid_until": permit}),
+        review_due=review,
+        training_until=training,
+        training_required=required,
     )
-    assert standing.ends_at == min(project, member, permit)
+    assert standing.ends_at == min(ends if required else ends[:-1])
     now = START + at * DAY
     assert (why_not(standing, now) is None) == (now < standing.ends_at)
 

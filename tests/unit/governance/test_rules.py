@@ -14,6 +14,7 @@ from orchestrator.governance import states
 from orchestrator.governance.rules import TABLE, Action, Fact, judge, printed_table
 from orchestrator.governance.states import (
     TRANSITIONS,
+    ApplicationState,
     MembershipState,
     PermitState,
     ProjectState,
@@ -97,7 +98,7 @@ def test_the_emergency_stop_is_open_to_both_offices_whatever_else_holds():
 
 
 def test_transitions_are_complete():
-    kinds = (ProjectState, MembershipState, PermitState)
+    kinds = (ProjectState, ApplicationState, MembershipState, PermitState)
     assert tuple(TRANSITIONS) == kinds
     for kind in kinds:
         assert set(TRANSITIONS[kind]) == set(kind)
@@ -105,7 +106,7 @@ def test_transitions_are_complete():
         assert all(state not in becomes for state, becomes in TRANSITIONS[kind].items())
 
 
-@pytest.mark.parametrize("kind", [ProjectState, MembershipState, PermitState])
+@pytest.mark.parametrize("kind", list(TRANSITIONS))
 def test_only_transitions_of_the_table_pass(kind):
     for current in kind:
         for wanted in kind:
@@ -124,7 +125,8 @@ def test_states_of_two_kinds_do_not_mix():
 def test_every_state_can_be_reached_and_final_ones_are_final():
     for kind, first in (
         (ProjectState, ProjectState.DRAFT),
-        (MembershipState, MembershipState.REQUESTED),
+        (ApplicationState, ApplicationState.DRAFT),
+        (MembershipState, MembershipState.INVITED),
         (PermitState, PermitState.DRAFT),
     ):
         reached, more = {first}, [first]
@@ -133,7 +135,8 @@ def test_every_state_can_be_reached_and_final_ones_are_final():
                 reached.add(state)
                 more.append(state)
         assert reached == set(kind)
-    assert not TRANSITIONS[ProjectState][ProjectState.CLOSED]
+    assert TRANSITIONS[ProjectState][ProjectState.CLOSED] == {ProjectState.DELETED}
+    assert not TRANSITIONS[ProjectState][ProjectState.DELETED]
     assert not TRANSITIONS[PermitState][PermitState.REVOKED]
 
 
