@@ -450,3 +450,17 @@ class Health(Value):
     embedded_custodian: bool
     notices_unsent: int
     audit_records: int
+
+
+class Notice(Value):
+    """Something that a person is to be told; ``email`` is empty where they have none, or must not be told any more."""
+
+    id: int
+    kind: str
+    person: str
+    name: str
+    email: str
+    project: str | None
+    project_title: str | None
+    created_at: datetime
+    detail: dict[str, Any]

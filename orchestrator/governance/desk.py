@@ -128,6 +128,7 @@ class Desk:
         catalogue: Catalogue,
         policy: Policy | None = None,
         *,
+        tells: bool = False,
         rules: Mapping[Action, Rule] = TABLE,
         access_rules: Sequence[AccessRule] = ACCESS_RULES,
     ) -> None:
@@ -136,6 +137,7 @@ class Desk:
         self._clock = clock
         self._catalogue = catalogue
         self._policy = policy or Policy()
+        self._tells = tells
         self._rules = rules
         self._access_rules = access_rules
 
@@ -164,6 +166,7 @@ class Desk:
                 change = Change(by, action, self._clock(), session, person, project, detail)
                 yield change
                 session.flush()
+                self._tell(change)
                 self._audit.record(change.event(Outcome.STARTED))
                 started = True
                 session.commit()
@@ -182,6 +185,9 @@ class Desk:
         self._verdict_on(
             change.session, change.by, change.action, change.now, change.person, project, *extra
         ).raise_if_refused()
+
+    def _tell(self, change: Change) -> None:
+        """Add what people are told of a change (:mod:`orchestrator.governance.notices`)."""
 
     def _decide(self, change: Change, project: ProjectRow | None = None, **content: Any) -> None:
         """Call in every action of :data:`~orchestrator.governance.rules.DECISIONS` after all its checks, before the
