@@ -6,7 +6,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from orchestrator.governance.states import (
     ApplicationKind,
@@ -277,10 +277,26 @@ class ProjectLine(Value):
 class ClosingDue(Value):
     """What the node agent has to do for a closed project: ``archive`` its folders read-only, or ``destroy`` its keys."""
 
-    project_id: str
+    project_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
     #: the slug
     project: str
     action: Literal["archive", "destroy"]
+    #: everybody who ever had a membership: whose homes there may be
+    persons: tuple[str, ...] = ()
+
+
+class ClosingDone(Value):
+    """What the node agent did for a closed project; ``keys`` (ids) and ``folders`` (names) are those destroyed."""
+
+    done: Literal["archived", "destroyed"]
+    keys: Annotated[tuple[str, ...], Field(max_length=5000)] = ()
+    folders: Annotated[tuple[str, ...], Field(max_length=5000)] = ()
+
+
+class ClosingReceipt(Value):
+    """The authority's answer; with destroyed keys, the signed certificate."""
+
+    certificate: str | None = None
 
 
 class ProjectPage(Value):
@@ -417,6 +433,54 @@ class UsagePage(Value):
     quotas: dict[str, float | None]
     #: kind → used this month
     used: dict[str, float]
+
+
+Month = Annotated[str, Field(pattern=r"^[0-9]{4}-(?:0[1-9]|1[0-2])$")]
+"""A calendar month in UTC, such as ``2026-11``."""
+
+Amount = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
+
+
+class SessionUsage(Value):
+    """What a session used in one month, from its beginning until ``seen``: told again, it changes nothing."""
+
+    session: SessionId
+    month: Month
+    project_id: Annotated[str, Field(max_length=32)]
+    person: Annotated[str, Field(max_length=64)]
+    began: AwareDatetime
+    seen: AwareDatetime
+    ended: AwareDatetime | None = None
+    seconds: Amount = 0.0
+    cpu_seconds: Amount = 0.0
+    memory_gb_seconds: Amount = 0.0
+
+
+class FolderSize(Value):
+    """Bytes that an encrypted folder takes on the disk: a person's home, or (no person) the project's folder."""
+
+    project_id: Annotated[str, Field(max_length=32)]
+    person: Annotated[str, Field(max_length=64)] = ""
+    bytes_used: Amount
+
+
+class Machine(Value):
+    """What a machine of workspaces has, and has left."""
+
+    cpus: Amount
+    load: Amount
+    memory_total_gb: Amount
+    memory_free_gb: Amount
+    storage_total_gb: Amount
+    storage_free_gb: Amount
+
+
+class NodeReport(Value):
+    """What the node agent measured (``POST /v1/usage``)."""
+
+    machine: Machine
+    sessions: Annotated[tuple[SessionUsage, ...], Field(max_length=1000)] = ()
+    folders: Annotated[tuple[FolderSize, ...], Field(max_length=1000)] = ()
 
 
 class NodeHealth(Value):
