@@ -57,6 +57,13 @@ class RefusedError(BulleError):
     http_status = 403
 
 
+class LoginError(BulleError):
+    """Nobody stands behind a call: its token is missing, unknown, over, revoked, or of somebody who may not act."""
+
+    code = "login"
+    http_status = 401
+
+
 class SecondPersonError(BulleError):
     """The decision was noted, and takes effect when a second person takes it too."""
 

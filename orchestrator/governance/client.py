@@ -7,7 +7,7 @@ cannot be understood, that is an UnavailableError: the caller then does nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
@@ -15,8 +15,10 @@ from urllib.parse import quote
 
 import httpx
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_json
 
 from orchestrator.errors import UnavailableError, from_wire
+from orchestrator.governance.calls import operation_named
 from orchestrator.governance.cards import (
     DeploymentCard,
     IssuedGrant,
@@ -52,7 +54,8 @@ class Call(Generic[Answer]):
     def answer(self, response: httpx.Response) -> Answer:
         """The answer, or the error that the authority meant."""
         try:
-            if response.is_success:
+            # 202 is an error too: what was asked for was noted and is not done (SecondPersonError).
+            if response.is_success and response.status_code != 202:
                 return self.read(response.content)
             wire = response.json()
             error = from_wire(wire["code"], wire["message"], wire.get("hint"))
@@ -96,6 +99,26 @@ def person_call(person: str) -> Call[PersonCard]:
 def projects_call(person: str) -> Call[list[ProjectCard]]:
     """Ask for a person's projects."""
     return Call("GET", f"{_person_path(person)}/projects", _PROJECTS.validate_json)
+
+
+def operation_call(
+    name: str,
+    arguments: Mapping[str, Any],
+    *,
+    by: str | None = None,
+    token: str | None = None,
+    signature: Mapping[str, Any] | None = None,
+) -> Call[Any]:
+    """Ask for an operation, by a person or with a token. Raises NotFoundError where there is no such operation."""
+    operation = operation_named(name)
+
+    def read(content: bytes) -> Any:
+        return None if operation.answer is None else operation.adapter.validate_json(content)
+
+    asked = {"by": by, "token": token, "arguments": arguments, "signature": signature}
+    # A number that is none is sent as what it is, for the authority to refuse.
+    body = to_json(asked, inf_nan_mode="constants")
+    return Call("POST", f"/v1/operations/{name}", read, body)
 
 
 def deployment_call() -> Call[DeploymentCard]:
@@ -172,6 +195,22 @@ class AuthorityClient:
         """What the portal shows of the deployment (portal's socket)."""
         return self._ask(deployment_call())
 
+    def call(self, name: str, by: str, /, **arguments: Any) -> Any:
+        """What operation ``name`` answers when ``by`` asks for it (portal's socket)."""
+        return self._ask(operation_call(name, arguments, by=by))
+
+    def perform(
+        self,
+        name: str,
+        arguments: Mapping[str, Any],
+        *,
+        by: str | None = None,
+        token: str | None = None,
+        signature: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """The same, with a token in place of a person, or with a passkey's signature (portal's socket)."""
+        return self._ask(operation_call(name, arguments, by=by, token=token, signature=signature))
+
 
 class AsyncAuthorityClient:
     """The same calls as :class:`AuthorityClient`, awaitable, for one event loop."""
@@ -227,6 +266,22 @@ class AsyncAuthorityClient:
     async def deployment(self) -> DeploymentCard:
         """See :meth:`AuthorityClient.deployment`."""
         return await self._ask(deployment_call())
+
+    async def call(self, name: str, by: str, /, **arguments: Any) -> Any:
+        """See :meth:`AuthorityClient.call`."""
+        return await self._ask(operation_call(name, arguments, by=by))
+
+    async def perform(
+        self,
+        name: str,
+        arguments: Mapping[str, Any],
+        *,
+        by: str | None = None,
+        token: str | None = None,
+        signature: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """See :meth:`AuthorityClient.perform`."""
+        return await self._ask(operation_call(name, arguments, by=by, token=token, signature=signature))
 
 
 def _unanswered(socket: Path, error: httpx.HTTPError) -> UnavailableError:

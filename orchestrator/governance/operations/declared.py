@@ -46,6 +46,9 @@ class Operation:
     adapter: TypeAdapter[Any] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        # Stops: a token for reading that changes something. Shown by tests/unit/governance/test_tokens.py.
+        if self.scope is not None and (self.scope is Scope.READ) is not self.reads:
+            raise ValueError(f"{self.name}: {self.method} does not go with scope '{self.scope}'")
         object.__setattr__(self, "adapter", TypeAdapter(self.answer))
 
     @property
