@@ -9,13 +9,14 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
+from decimal import Decimal
 from functools import cache
 
-from babel.dates import format_date, format_datetime
+from babel.dates import format_date, format_datetime, format_skeleton
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
-from babel.numbers import format_decimal
+from babel.numbers import format_currency, format_decimal
 from babel.support import NullTranslations, Translations
 
 from orchestrator.pages import FOLDER
@@ -52,9 +53,17 @@ class Language:
         """A date and time."""
         return format_datetime(moment, format="medium", locale=_LOCALES[self.code])
 
+    def month(self, moment: date) -> str:
+        """A month: March 2027."""
+        return format_skeleton("yMMMM", moment, locale=_LOCALES[self.code])
+
     def number(self, value: float) -> str:
         """A number, with this language's separators."""
         return format_decimal(value, locale=_LOCALES[self.code])
+
+    def money(self, value: Decimal, currency: str) -> str:
+        """An amount of money in a currency (ISO 4217)."""
+        return format_currency(value, currency, locale=_LOCALES[self.code])
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from decimal import Decimal
 
 import pytest
 from hypothesis import given
@@ -49,6 +50,9 @@ def test_dates_and_numbers_are_written_as_the_language_does() -> None:
     assert language("fr").day(moment) == "3 mars 2027"
     assert language("en").number(1234567) == "1,234,567"
     assert language("fr").number(1234567) == "1\u202f234\u202f567"
+    assert (language("en").month(moment), language("fr").month(moment)) == ("March 2027", "mars 2027")
+    assert language("en").money(Decimal("1234.5"), "EUR") == "€1,234.50"
+    assert language("fr").money(Decimal("1234.5"), "EUR") == "1\u202f234,50\xa0€"
 
 
 def test_plurals() -> None:
