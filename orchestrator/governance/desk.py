@@ -232,12 +232,18 @@ class Desk:
         project: ProjectRow | None,
         *extra: Fact,
     ) -> Verdict:
-        facts = _facts_of_actor(session, by) | set(extra)
+        return judge(action, self._facts(session, by, now, person, project) | set(extra), self._rules)
+
+    def _facts(
+        self, session: Session, by: str, now: datetime, person: str | None = None, project: ProjectRow | None = None
+    ) -> set[Fact]:
+        """What the rules know of ``by``, towards ``person`` and in ``project``. Raises RefusedError for a stranger."""
+        facts = _facts_of_actor(session, by)
         if person is not None:
             facts |= _facts_about(session, by, person, now)
         if project is not None:
             facts |= _facts_in_project(session, project, by, person, now)
-        return judge(action, facts, self._rules)
+        return facts
 
 
 _PARTS = {OPERATOR: Fact.OPERATOR, HUB: Fact.HUB, NODE: Fact.NODE}
@@ -350,7 +356,7 @@ def checked_text(what: str, text: str, longest: int) -> str:
     """``text`` without surrounding space. Raises InputError where it is empty, too long or has control
     characters.
     """
-    text = text.strip()
+    text = text.replace("\r\n", "\n").strip()  # as a browser sends the lines of a text
     if not text or len(text) > longest:
         raise InputError(f"{what} must have 1 to {longest} characters; got {len(text)}")
     if any(ord(char) < 32 and char != "\n" for char in text):
