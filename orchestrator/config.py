@@ -259,6 +259,17 @@ class Notifications(Section):
     #: day of the week on which leads get their digest (0 is Monday); None: never
     digest_weekday: Annotated[int, Field(ge=0, le=6)] | None = 0
 
+    @property
+    def wanted(self) -> bool:
+        """Whether there is any way to tell people."""
+        return self.smtp is not None or self.webhook is not None
+
+    @property
+    def secret_files(self) -> tuple[Path, ...]:
+        """The files that whoever sends must read."""
+        found = [self.smtp.password_file if self.smtp else None, self.webhook.secret_file if self.webhook else None]
+        return tuple(path for path in found if path is not None)
+
 
 class Settings(Section):
     """Everything an administrator decides about one deployment."""

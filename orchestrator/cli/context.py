@@ -83,7 +83,8 @@ def open_governance(settings: Settings) -> Governance:
     store.prepare()
     if settings.database is None:
         _give_store_to_authority(settings)
-    return Governance(store, audit, _now, Catalogue(settings.layout.datasets), settings.governance)
+    catalogue = Catalogue(settings.layout.datasets)
+    return Governance(store, audit, _now, catalogue, settings.governance, tells=settings.notifications.wanted)
 
 
 def _store_files(settings: Settings) -> list[Path]:

@@ -7,6 +7,8 @@ contracts).
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
@@ -26,10 +28,12 @@ from orchestrator.governance.cards import (
     DeploymentCard,
     GrantRequest,
     IssuedGrant,
+    Notice,
     Person,
     PersonCard,
     ProjectCard,
     Recorded,
+    Told,
 )
 from orchestrator.governance.grants import issuer_of, sign_grant
 from orchestrator.governance.keys import GRANT_KEY, load_private_key
@@ -39,6 +43,10 @@ from orchestrator.terms import Event, Outcome, SessionClaim, SessionVerdict
 
 MAX_BODY = 512 * 1024
 MAX_CLAIMS = 2000
+#: seconds between two looks for reminders that are due
+REMIND_SECONDS = 600.0
+
+_log = logging.getLogger(__name__)
 
 PersonId = Annotated[str, Path(max_length=64)]
 
@@ -164,6 +172,14 @@ def portal_app(authority: Authority) -> FastAPI:
         told = perform(authority.governance, name, asked)
         return Response(status_code=204) if told is None else Response(told, media_type="application/json")
 
+    @app.get("/v1/notices")
+    def get_notices() -> list[Notice]:
+        return authority.governance.unsent()
+
+    @app.post("/v1/notices/{notice}")
+    def post_notice(notice: int, how: Told) -> None:
+        authority.governance.told(notice, sent=how.sent)
+
     @app.get("/v1/deployment")
     def get_deployment() -> DeploymentCard:
         return DeploymentCard(deployment=authority.deployment, embedded_custodian=authority.embedded_custodian)
@@ -261,10 +277,43 @@ class BodyLimit:
         await self.app(scope, replay, send)
 
 
+class Clockwork:
+    """A thread that makes the reminders which are due. A stop of the authority ends it with the process."""
+
+    def __init__(self, governance: Governance, weekday: int | None, seconds: float = REMIND_SECONDS) -> None:
+        self._governance = governance
+        self._weekday = weekday
+        self._seconds = seconds
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="reminders", daemon=True)
+
+    def start(self) -> None:
+        """Begin; the first reminders are made at once."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Make no more; returns when the thread has ended."""
+        self._end.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self._governance.remind(self._weekday)
+            except BulleError as error:
+                _log.warning("reminders were not made: %s", error)
+            except Exception:  # noqa: BLE001 - the next ones must come, whatever it was
+                _log.exception("the reminders stumbled")
+            if self._end.wait(self._seconds):
+                return
+
+
 def serve(settings: Settings, governance: Governance) -> None:
     """Run the three sockets until SIGTERM or SIGINT."""
     layout = settings.layout
     authority = authority_of(settings, governance, load_private_key(layout.authority / GRANT_KEY))
+    if settings.notifications.wanted:
+        Clockwork(governance, settings.notifications.digest_weekday).start()
     serve_on_sockets(
         {
             layout.socket("hub"): hub_app(authority),

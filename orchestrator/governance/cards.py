@@ -528,3 +528,9 @@ class Notice(Value):
     project_title: str | None
     created_at: datetime
     detail: dict[str, Any]
+
+
+class Told(Value):
+    """Whether a notice went out."""
+
+    sent: bool

@@ -22,6 +22,7 @@ from orchestrator.governance.calls import operation_named
 from orchestrator.governance.cards import (
     DeploymentCard,
     IssuedGrant,
+    Notice,
     PersonCard,
     ProjectCard,
     Recorded,
@@ -33,6 +34,7 @@ Answer = TypeVar("Answer")
 TIMEOUT = 10.0
 
 _PROJECTS = TypeAdapter(list[ProjectCard])
+_NOTICES = TypeAdapter(list[Notice])
 _CLAIMS = TypeAdapter(list[SessionClaim])
 _VERDICTS = TypeAdapter(list[SessionVerdict])
 
@@ -121,6 +123,16 @@ def operation_call(
     return Call("POST", f"/v1/operations/{name}", read, body)
 
 
+def notices_call() -> Call[list[Notice]]:
+    """Ask what waits to be sent."""
+    return Call("GET", "/v1/notices", _NOTICES.validate_json)
+
+
+def told_call(notice: int, sent: bool) -> Call[None]:
+    """Tell that a notice went out, or that it could not."""
+    return Call("POST", f"/v1/notices/{int(notice)}", lambda content: None, json.dumps({"sent": sent}).encode())
+
+
 def deployment_call() -> Call[DeploymentCard]:
     """Ask about the deployment."""
     return Call("GET", "/v1/deployment", DeploymentCard.model_validate_json)
@@ -190,6 +202,14 @@ class AuthorityClient:
     def projects(self, person: str) -> list[ProjectCard]:
         """The person's projects (portal's socket)."""
         return self._ask(projects_call(person))
+
+    def notices(self) -> list[Notice]:
+        """The oldest notices that wait to be sent (portal's socket)."""
+        return self._ask(notices_call())
+
+    def told(self, notice: int, *, sent: bool) -> None:
+        """Tell that a notice went out, or that it could not (portal's socket)."""
+        self._ask(told_call(notice, sent))
 
     def deployment(self) -> DeploymentCard:
         """What the portal shows of the deployment (portal's socket)."""
@@ -262,6 +282,14 @@ class AsyncAuthorityClient:
     async def projects(self, person: str) -> list[ProjectCard]:
         """See :meth:`AuthorityClient.projects`."""
         return await self._ask(projects_call(person))
+
+    async def notices(self) -> list[Notice]:
+        """See :meth:`AuthorityClient.notices`."""
+        return await self._ask(notices_call())
+
+    async def told(self, notice: int, *, sent: bool) -> None:
+        """See :meth:`AuthorityClient.told`."""
+        await self._ask(told_call(notice, sent))
 
     async def deployment(self) -> DeploymentCard:
         """See :meth:`AuthorityClient.deployment`."""

@@ -130,7 +130,14 @@ def control_plane(settings: Settings, settings_file: Path, *, demo_idp: bool) ->
             ("/usr/lib/bulle/portal",),
             Uid.PORTAL,
             "host",
-            (own, images, Bind(secret / "portal"), Bind(layout.sockets / "portal")),
+            (
+                own,
+                images,
+                Bind(secret / "portal"),
+                Bind(layout.sockets / "portal"),
+                # It sends what people are told: the authority has no network.
+                *(Bind(path) for path in settings.notifications.secret_files),
+            ),
         ),
     ]
     if demo_idp:

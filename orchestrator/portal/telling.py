@@ -47,14 +47,9 @@ class Teller:
         #: notices of which a channel was told already, so that a failing one does not repeat the other
         self._mailed: set[int] = set()
 
-    @property
-    def needed(self) -> bool:
-        """Whether any channel is set up."""
-        return self._wanted.smtp is not None or self._wanted.webhook is not None
-
     def start(self) -> None:
         """Begin, if there is anything to send by."""
-        if self.needed:
+        if self._wanted.wanted:
             self._task = asyncio.create_task(self._run(), name="telling")
 
     async def close(self) -> None:
