@@ -84,7 +84,7 @@ class Teller:
                 self._mailed.add(notice.id)
             if self._wanted.webhook is not None:
                 await self._hook(self._wanted.webhook, notice)
-        except (aiosmtplib.SMTPException, httpx.HTTPError, OSError, BulleError) as error:
+        except (aiosmtplib.SMTPException, httpx.HTTPError, OSError, ValueError, BulleError) as error:
             # The kind of fault only: a server's answer may repeat an address.
             _log.warning("notice %d (%s) was not sent: %s", notice.id, notice.kind, type(error).__name__)
             return False
