@@ -6,7 +6,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, Field, FiniteFloat
 
 from orchestrator.governance.states import (
     ApplicationKind,
@@ -155,6 +155,8 @@ class ProjectRecord(Value):
     closed_at: datetime | None = None
     retain_until: datetime | None = None
     archived_at: datetime | None = None
+    #: days from closing to ``retain_until``, where the decision set others than the deployment's
+    retain_days: int | None = None
 
 
 class MemberRecord(Value):
@@ -189,24 +191,26 @@ class PermitRecord(Value):
     drafted_at: datetime
     approved_by: str | None
     approved_at: datetime | None
+    #: what the reader may do with this version
+    may: tuple[str, ...] = ()
 
 
 class RequestedColumn(Value):
     """A column that an application asks for, and why."""
 
-    name: str
+    name: Annotated[str, Field(max_length=63)]
     reason: Annotated[str, Field(max_length=1000)] = ""
-    transform: str | None = None
-    parameter: float | None = None
+    transform: Annotated[str, Field(max_length=20)] | None = None
+    parameter: FiniteFloat | None = None
 
 
 class RequestedTable(Value):
     """A table that an application asks for; ``rows`` as in a permit file."""
 
-    dataset: str
-    table: str
-    columns: tuple[RequestedColumn, ...]
-    rows: tuple[RowCondition, ...] = ()
+    dataset: Annotated[str, Field(max_length=40)]
+    table: Annotated[str, Field(max_length=40)]
+    columns: Annotated[tuple[RequestedColumn, ...], Field(max_length=1000)] = ()
+    rows: Annotated[tuple[RowCondition, ...], Field(max_length=50)] = ()
     reason: Annotated[str, Field(max_length=2000)] = ""
 
 
@@ -219,11 +223,11 @@ class ApplicationContent(Value):
     legal_basis: Annotated[str, Field(max_length=2000)] = ""
     outputs: Annotated[str, Field(max_length=5000)] = ""
     #: person ids; the lead stands for the whole project, the team is invited when it is approved
-    lead: str = ""
-    team: tuple[str, ...] = ()
-    starts: datetime | None = None
-    ends: datetime | None = None
-    tables: tuple[RequestedTable, ...] = ()
+    lead: Annotated[str, Field(max_length=64)] = ""
+    team: Annotated[tuple[Annotated[str, Field(max_length=64)], ...], Field(max_length=200)] = ()
+    starts: AwareDatetime | None = None
+    ends: AwareDatetime | None = None
+    tables: Annotated[tuple[RequestedTable, ...], Field(max_length=50)] = ()
 
 
 class ApplicationRecord(Value):
@@ -248,6 +252,10 @@ class ApplicationRecord(Value):
     missing: tuple[str, ...]
     #: what the reader may do with it
     may: tuple[str, ...]
+    #: names the content exactly: given back as ``seen``, it keeps a decision from falling on what nobody looked at
+    digest: str = ""
+    #: display names of the people in it, for readers who may see them
+    names: dict[str, str] = {}
 
 
 class ApplicationLine(Value):
@@ -270,7 +278,9 @@ class ProjectLine(Value):
     state: ProjectState
     starts: datetime
     ends: datetime
+    #: display names of those who lead it now
     leads: tuple[str, ...]
+    #: how many are in it now, leads included
     members: int
 
 
