@@ -28,6 +28,7 @@ from orchestrator.governance.cards import (
     DeploymentCard,
     GrantRequest,
     IssuedGrant,
+    NodeReport,
     Notice,
     Person,
     PersonCard,
@@ -129,6 +130,7 @@ class Authority:
 
 def authority_of(settings: Settings, governance: Governance, grant_key: Ed25519PrivateKey) -> Authority:
     """The authority of a deployment."""
+    governance.embedded_custodian = isinstance(settings.custodian, FileCustodian)
     return Authority(governance, grant_key, settings.deployment, isinstance(settings.custodian, FileCustodian))
 
 
@@ -194,7 +196,15 @@ def node_app(authority: Authority) -> FastAPI:
 
     @app.post("/v1/sessions/check")
     def check(claims: Annotated[list[SessionClaim], Field(max_length=MAX_CLAIMS)]) -> list[SessionVerdict]:
-        return authority.governance.check_sessions(claims)
+        verdicts = authority.governance.check_sessions(claims)
+        authority.governance.heard(claims)
+        return verdicts
+
+    # On this socket alone. Stops: a portal or hub in an attacker's hands that writes usage, and with it cost or
+    # quotas, for others. Shown by tests/unit/governance/test_usage.py.
+    @app.post("/v1/usage", status_code=204)
+    def usage(report: NodeReport) -> None:
+        authority.governance.record_usage(report)
 
     return app
 

@@ -22,6 +22,7 @@ from orchestrator.governance.calls import operation_named
 from orchestrator.governance.cards import (
     DeploymentCard,
     IssuedGrant,
+    NodeReport,
     Notice,
     PersonCard,
     ProjectCard,
@@ -91,6 +92,11 @@ def record_call(event: Event) -> Call[int]:
 def check_sessions_call(claims: Iterable[SessionClaim]) -> Call[list[SessionVerdict]]:
     """Ask whether what runs is allowed."""
     return Call("POST", "/v1/sessions/check", _VERDICTS.validate_json, _CLAIMS.dump_json(list(claims)))
+
+
+def usage_call(report: NodeReport) -> Call[None]:
+    """Tell what was measured."""
+    return Call("POST", "/v1/usage", lambda content: None, report.model_dump_json().encode())
 
 
 def person_call(person: str) -> Call[PersonCard]:
@@ -194,6 +200,10 @@ class AuthorityClient:
     def check_sessions(self, claims: Iterable[SessionClaim]) -> list[SessionVerdict]:
         """Whether each running session is still allowed, in the order of the claims (node's socket)."""
         return self._ask(check_sessions_call(claims))
+
+    def report_usage(self, report: NodeReport) -> None:
+        """Tell what sessions used so far, and how the machine does (node's socket)."""
+        self._ask(usage_call(report))
 
     def person(self, person: str) -> PersonCard:
         """A person with platform roles; NotFoundError where there is none (portal's socket)."""

@@ -26,6 +26,7 @@ from orchestrator.governance.store import (
     ProjectRow,
     TrainingRow,
 )
+from orchestrator.governance.usage import quotas_used
 from orchestrator.terms import (
     ColumnPermit,
     Grant,
@@ -112,6 +113,9 @@ class Sessions(Desk):
             refused = why_not(standing, now, self._access_rules)
             if refused is not None:
                 raise _refused(refused)
+            spent = quotas_used(session, self._policy, [at.id], now).get(at.id)
+            if spent is not None:
+                raise _refused(spent)
             if standing.permit is None or standing.ends_at is None:  # only with access rules taken away
                 raise _refused(UNKNOWN)
             return Grant(
@@ -153,14 +157,23 @@ class Sessions(Desk):
                 .order_by(ProjectRow.title, ProjectRow.slug)
             )
             every = [_found(row, self._policy) for row in session.execute(wanted)]
+            spent = quotas_used(session, self._policy, {found.project.id for found in every}, now)
             return [
-                self._card(found.standing, found.project, found.membership, now)
+                self._card(found.standing, found.project, found.membership, now, spent.get(found.project.id))
                 for found in every
                 if found.membership is not None
             ]
 
-    def _card(self, standing: Standing, project: ProjectRow, membership: MembershipRow, now: datetime) -> ProjectCard:
-        refused = why_not(standing, now, self._access_rules)
+    def _card(
+        self,
+        standing: Standing,
+        project: ProjectRow,
+        membership: MembershipRow,
+        now: datetime,
+        spent: WhyNot | None = None,
+    ) -> ProjectCard:
+        # A quota stops a start and nothing that runs: it is asked about here and not when sessions are checked.
+        refused = why_not(standing, now, self._access_rules) or spent
         return ProjectCard(
             slug=project.slug,
             title=project.title,
