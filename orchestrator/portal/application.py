@@ -1,12 +1,14 @@
-"""The portal's routes. Every page is somebody's and leads to a login without one; ``OPEN`` names the rest."""
+"""The portal: who gets in, what a form needs, and what every page has. The pages themselves are in ``pages/``.
+
+Every page is somebody's and leads to a login without one; ``OPEN`` names the rest.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -16,20 +18,37 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from orchestrator import pages
 from orchestrator.config import Settings
 from orchestrator.errors import BulleError, NotFoundError, RefusedError, UnavailableError
-from orchestrator.governance.cards import DeploymentCard, PersonCard, ProjectCard
+from orchestrator.governance.cards import DeploymentCard, PersonCard
 from orchestrator.governance.client import AsyncAuthorityClient
+from orchestrator.governance.rules import Action, Fact, judge
 from orchestrator.governance.states import PlatformRole
 from orchestrator.pages.languages import COOKIE as LANGUAGE_COOKIE
-from orchestrator.portal.hub import PREFIX, Hub, server_url
+from orchestrator.pages.languages import Language
+from orchestrator.portal import acting, words
+from orchestrator.portal.acting import Acting
+from orchestrator.portal.hub import PREFIX, Hub
 from orchestrator.portal.look import Look, SafeHeaders
-from orchestrator.portal.progress import relayed
+from orchestrator.portal.pages import (
+    account,
+    applications,
+    audit,
+    catalogue,
+    health,
+    inbox,
+    offices,
+    people,
+    projects,
+    usage,
+    workspaces,
+)
+from orchestrator.portal.paths import path_of
 from orchestrator.portal.sessions import LOGIN_SECONDS, SESSION_SECONDS, Session, Sessions
 from orchestrator.portal.starts import Starts
 
@@ -37,8 +56,25 @@ SESSION_COOKIE = "bulle-portal"
 LOGIN_COOKIE = "bulle-portal-login"
 #: routes that anybody may ask for: none of them shows or changes anything of anybody
 OPEN = ("health", "language", "oauth_callback", "static")
-_SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?")
-_LARGEST_FORM = 4096
+#: each has ``routes(portal)`` and, where it has forms, ``ACTS``
+PAGES = (projects, workspaces, inbox, applications, catalogue, account, offices, people, usage, audit, health)
+#: the largest of the portal's own small forms, in bytes
+_SMALL = 4096
+
+_ROLES = {
+    PlatformRole.CUSTODIAN: Fact.CUSTODIAN,
+    PlatformRole.REVIEWER: Fact.REVIEWER,
+    PlatformRole.AUDITOR: Fact.AUDITOR,
+    PlatformRole.ADMINISTRATOR: Fact.ADMINISTRATOR,
+}
+#: pages for people in office, and what they read: who may read it is shown the way there
+_OFFICE = (
+    ("projects", Action.PROJECTS_READ),
+    ("people", Action.PEOPLE_READ),
+    ("usage", Action.USAGE_READ),
+    ("audit", Action.AUDIT_READ),
+    ("platform", Action.HEALTH_READ),
+)
 
 
 @dataclass(frozen=True)
@@ -48,11 +84,27 @@ class Visitor:
     session: Session
     card: PersonCard
     deployment: DeploymentCard
+    #: how many things wait for this person
+    waiting: int
 
     @property
     def warn(self) -> bool:
         """Whether to say that the embedded custodian protects against nobody who has the disk."""
         return self.deployment.embedded_custodian and PlatformRole.ADMINISTRATOR in self.card.roles
+
+    @property
+    def facts(self) -> frozenset[Fact]:
+        """What holds of this person everywhere, for the rules; what they are in a project is not in it."""
+        return frozenset({Fact.PERSON, *(_ROLES[role] for role in self.card.roles)})
+
+    def may(self, action: Action) -> bool:
+        """Whether this person's offices allow the action. For what is shown only: governance judges what is done."""
+        return judge(action, self.facts).allowed
+
+    @property
+    def office(self) -> tuple[str, ...]:
+        """The pages for people in office that this person may read."""
+        return tuple(page for page, action in _OFFICE if self.may(action))
 
 
 Page = Callable[[Request, Session], Awaitable[Response]]
@@ -62,25 +114,27 @@ class Portal:
     """The portal of one deployment."""
 
     def __init__(self, settings: Settings, hub: Hub, authority: AsyncAuthorityClient) -> None:
-        self._settings = settings
-        self._hub = hub
-        self._authority = authority
+        self.settings = settings
+        self.hub = hub
+        self.authority = authority
         self._sessions = Sessions()
-        self._starts = Starts(hub)
+        self.starts = Starts(hub)
         self._look = Look(settings)
         self._secure = settings.public_url.startswith("https://")
 
     def application(self) -> Starlette:
         """The ASGI application."""
-        own = self._own
+        acts = acting.gathered(*(page.ACTS for page in PAGES))
         routes = [
-            Route("/", own(self.home), name="home"),
-            Route("/about", own(self.about), name="about"),
-            Route("/open/{slug}", own(self.open, form=True), methods=["POST"], name="open"),
-            Route("/start/{slug}", own(self.start), name="start"),
-            Route("/start/{slug}/events", own(self.events, page=False), name="events"),
-            Route("/stop/{slug}", own(self.stop, form=True), methods=["POST"], name="stop"),
-            Route("/logout", own(self.logout, form=True), methods=["POST"], name="logout"),
+            *(route for page in PAGES for route in page.routes(self)),
+            Route(
+                "/act/{operation}",
+                self.own(Acting(self, acts).act, form=True, largest=acting.LARGEST),
+                methods=["POST"],
+                name="act",
+            ),
+            Route("/about", self.own(self.about), name="about"),
+            Route("/logout", self.own(self.logout, form=True), methods=["POST"], name="logout"),
             Route("/oauth_callback", self.oauth_callback, name="oauth_callback"),
             Route("/language/{code}", self.choose_language, name="language"),
             Route("/health", self.health, name="health"),
@@ -90,9 +144,9 @@ class Portal:
         @asynccontextmanager
         async def lifespan(app: Starlette) -> AsyncIterator[None]:
             yield
-            await self._starts.close()
-            await self._hub.close()
-            await self._authority.close()
+            await self.starts.close()
+            await self.hub.close()
+            await self.authority.close()
 
         return Starlette(
             routes=[Mount(PREFIX.rstrip("/"), routes=routes)],
@@ -106,35 +160,49 @@ class Portal:
         )
 
     # -- who is there ------------------------------------------------------------------------------
-    def _own(self, serve: Page, *, form: bool = False, page: bool = True) -> Callable[[Request], Awaitable[Response]]:
-        """Serve only to a logged-in person; with ``form``, only from a form of that person's own pages."""
+    def own(
+        self, serve: Page, *, form: bool = False, page: bool = True, largest: int = _SMALL
+    ) -> Callable[[Request], Awaitable[Response]]:
+        """Serve only to a logged-in person; with ``form``, only what a form of that person's own pages sent.
+
+        What a form sent is then in ``request.state.fields``. Without ``page``, a stranger is not led to a login.
+        """
 
         async def guarded(request: Request) -> Response:
             session = self._sessions.find(request.cookies.get(SESSION_COOKIE))
-            if session is not None and await self._hub.person_of(session.token) != session.person:
+            if session is not None and await self.hub.person_of(session.token) != session.person:
                 self._sessions.close(session)
                 session = None
             if session is None:
-                return self._login(request) if page and not form else self._look.fault(request, 403, "login")
-            if form and not await self._form_is_own(request, session):
-                return self._look.fault(request, 403, "form")
-            return await serve(request, session)
+                return self._login(request) if page and not form else self.fault(request, 403, "login")
+            if form and not await self._form_is_own(request, session, largest):
+                return self.fault(request, 403, "form")
+            try:
+                return await serve(request, session)
+            except UnavailableError:
+                raise  # without the authority there is nobody's name to show either
+            except BulleError as error:
+                return self._fault_for(request, error, await self.visitor(session))
 
         return guarded
 
-    async def _form_is_own(self, request: Request, session: Session) -> bool:
+    async def _form_is_own(self, request: Request, session: Session, largest: int) -> bool:
         if request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
             return False
-        if int(request.headers.get("content-length") or 0) > _LARGEST_FORM:
-            return False
-        fields = parse_qs((await request.body())[:_LARGEST_FORM].decode("utf-8", "replace"))
-        return self._sessions.form_fits(session, fields.get("token", [None])[0])
+        body = bytearray()
+        # Not by the length that is told: a body can come without one.
+        async for part in request.stream():
+            body += part
+            if len(body) > largest:
+                return False
+        fields = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True)
+        request.state.fields = fields
+        return self._sessions.form_fits(session, fields.get(acting.TOKEN, [None])[0])
 
     def _login(self, request: Request) -> Response:
-        verifier, challenge = self._hub.new_verifier()
-        next_path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-        login = self._sessions.begin_login(next_path, verifier)
-        answer = RedirectResponse(self._hub.login_url(login.state, challenge), 302)
+        verifier, challenge = self.hub.new_verifier()
+        login = self._sessions.begin_login(path_of(request), verifier)
+        answer = RedirectResponse(self.hub.login_url(login.state, challenge), 302)
         self._set_cookie(answer, LOGIN_COOKIE, login.state, int(LOGIN_SECONDS))
         return answer
 
@@ -145,12 +213,12 @@ class Portal:
         if login is None or "code" not in query:
             # An old tab, or a restart of the portal in between: begin again. The hub remembers who it is.
             if query.get("error"):
-                return self._look.fault(request, 403, "login")
+                return self.fault(request, 403, "login")
             return RedirectResponse(PREFIX, 302)
-        token = await self._hub.token_for(query["code"], login.verifier)
-        person = await self._hub.person_of(token)
+        token = await self.hub.token_for(query["code"], login.verifier)
+        person = await self.hub.person_of(token)
         if person is None:
-            return self._look.fault(request, 403, "login")
+            return self.fault(request, 403, "login")
         session = self._sessions.open(person, token)
         answer = RedirectResponse(login.next_path, 302)
         self._set_cookie(answer, SESSION_COOKIE, session.id, int(SESSION_SECONDS))
@@ -169,88 +237,56 @@ class Portal:
         answer.delete_cookie(SESSION_COOKIE, path=PREFIX)
         return answer
 
-    async def _visitor(self, session: Session) -> Visitor:
-        card, deployment = await asyncio.gather(self._authority.person(session.person), self._authority.deployment())
-        return Visitor(session, card, deployment)
+    async def visitor(self, session: Session) -> Visitor:
+        """Who the person is, as every page shows it."""
+        card, deployment, waiting = await asyncio.gather(
+            self.authority.person(session.person), self.authority.deployment(), self._waiting(session)
+        )
+        return Visitor(session, card, deployment, waiting)
 
-    # -- pages -------------------------------------------------------------------------------------
-    async def home(self, request: Request, session: Session) -> Response:
-        """My projects."""
-        visitor, projects, servers = await asyncio.gather(
-            self._visitor(session),
-            self._authority.projects(session.person),
-            self._hub.servers(session.token, session.person),
-        )
+    async def _waiting(self, session: Session) -> int:
+        return len(await self.call(session, "inbox.read"))
+
+    # -- what pages are made of --------------------------------------------------------------------
+    async def call(self, session: Session, operation: str, **arguments: Any) -> Any:
+        """Do or read something in the person's name; the answer is the operation's (see its declaration).
+
+        Raises:
+            BulleError: as the authority answers it; UnavailableError where it does not.
+        """
+        return await self.authority.call(operation, session.person, **arguments)
+
+    async def page(
+        self, request: Request, session: Session, template: str, *, here: str = "", status: int = 200, **values: Any
+    ) -> Response:
+        """A page of this person's; ``here`` names its entry in the navigation."""
+        visitor = values.pop("visitor", None) or await self.visitor(session)
+        told = session.told(path_of(request)) if request.method == "GET" else None
         return self._look.page(
-            request,
-            "home.html",
-            visitor=visitor,
-            here="home",
-            projects=projects,
-            servers=servers,
-            url=lambda slug: server_url(session.person, slug),
+            request, template, status=status, visitor=visitor, here=here, told=told, path=path_of(request), **values
         )
+
+    def fault(
+        self, request: Request, status: int, kind: str, detail: str = "", visitor: Visitor | None = None
+    ) -> Response:
+        """A page that says what did not work."""
+        return self._look.fault(request, status, kind, detail, visitor)
+
+    def language(self, request: Request) -> Language:
+        """The reader's language."""
+        return self._look.language(request)
 
     async def about(self, request: Request, session: Session) -> Response:
         """What leaves a workspace: nothing."""
-        return self._look.page(request, "about.html", visitor=await self._visitor(session), here="about")
-
-    async def open(self, request: Request, session: Session) -> Response:
-        """Start a workspace and answer at once with the page that shows how it starts."""
-        slug = _slug(request)
-        self._starts.begin(session, slug)
-        return RedirectResponse(f"{PREFIX}start/{slug}", 303)
-
-    async def start(self, request: Request, session: Session) -> Response:
-        """The steps of a start as they happen; a workspace that is up is gone to."""
-        slug = _slug(request)
-        visitor, project, servers = await asyncio.gather(
-            self._visitor(session),
-            self._project(session, slug),
-            self._hub.servers(session.token, session.person),
-        )
-        server = servers.get(slug)
-        if server is not None and server.ready:
-            return RedirectResponse(server_url(session.person, slug), 302)
-        return self._look.page(request, "start.html", visitor=visitor, project=project, slug=slug)
-
-    async def events(self, request: Request, session: Session) -> Response:
-        """The same steps as a stream of events (Server-Sent Events, WHATWG HTML, section 9.2)."""
-        slug = _slug(request)
-        reader = self._look.language(request)
-
-        async def stream() -> AsyncIterator[bytes]:
-            told: dict[str, Any] = {}
-            async with aclosing(self._starts.find(session, slug).events()) as events:
-                async for event in events:
-                    told = relayed(event, server_url(session.person, slug), reader)
-                    if told:
-                        yield _event(told)
-            if "ready" not in told and "failed" not in told:
-                yield _event({"gone": True})
-
-        return StreamingResponse(stream(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
-
-    async def stop(self, request: Request, session: Session) -> Response:
-        """Stop a workspace, or break off its start."""
-        slug = _slug(request)
-        self._starts.forget(session, slug)
-        await self._hub.stop(session.token, session.person, slug)
-        return RedirectResponse(PREFIX, 303)
-
-    async def _project(self, session: Session, slug: str) -> ProjectCard:
-        for project in await self._authority.projects(session.person):
-            if project.slug == slug:
-                return project
-        raise NotFoundError(f"you have no project '{slug}'")
+        return await self.page(request, session, "about.html", here="about")
 
     # -- open to all -------------------------------------------------------------------------------
     async def choose_language(self, request: Request) -> Response:
         """Keep the reader's language in a cookie and go back to where they were."""
         code = request.path_params["code"]
-        if code not in self._settings.languages:
+        if code not in self.settings.languages:
             raise HTTPException(404)
-        answer = RedirectResponse(_back(request.headers.get("referer"), self._settings.public_url), 303)
+        answer = RedirectResponse(_back(request.headers.get("referer"), self.settings.public_url), 303)
         answer.set_cookie(
             LANGUAGE_COOKIE,
             code,
@@ -269,18 +305,21 @@ class Portal:
     # -- faults ------------------------------------------------------------------------------------
     async def _http_fault(self, request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
-        return self._look.fault(request, status, "not-found" if status == HTTPStatus.NOT_FOUND else "other")
+        return self.fault(request, status, "not-found" if status == HTTPStatus.NOT_FOUND else "other")
 
     async def _fault(self, request: Request, error: Exception) -> Response:
+        return self._fault_for(request, error)
+
+    def _fault_for(self, request: Request, error: Exception, visitor: Visitor | None = None) -> Response:
         if isinstance(error, NotFoundError):
-            return self._look.fault(request, 404, "not-found")
+            return self.fault(request, 404, "not-found", visitor=visitor)
         if isinstance(error, RefusedError):
-            return self._look.fault(request, 403, "refused", error.message)
+            return self.fault(request, 403, "refused", words.refusal(self.language(request), error), visitor)
         if isinstance(error, UnavailableError):
-            return self._look.fault(request, 503, "unavailable", error.message)
+            return self.fault(request, 503, "unavailable", error.message, visitor)
         if isinstance(error, BulleError):
-            return self._look.fault(request, error.http_status, "other", error.message)
-        return self._look.fault(request, 500, "other")
+            return self.fault(request, error.http_status, "other", error.message, visitor)
+        return self.fault(request, 500, "other")
 
 
 class _Assets(StaticFiles):
@@ -293,17 +332,6 @@ class _Assets(StaticFiles):
         return answer
 
 
-def _event(value: dict[str, Any]) -> bytes:
-    return f"data: {json.dumps(value, ensure_ascii=False)}\n\n".encode()
-
-
-def _slug(request: Request) -> str:
-    slug = str(request.path_params["slug"])
-    if not _SLUG.fullmatch(slug):
-        raise NotFoundError("no such project")
-    return slug
-
-
 def _back(referer: str | None, public_url: str) -> str:
     """The path of our page that a reader came from, else the home page. Never elsewhere (open redirect)."""
     came, ours = urlsplit(referer or ""), urlsplit(public_url)
@@ -311,6 +339,6 @@ def _back(referer: str | None, public_url: str) -> str:
     if (came.scheme, came.netloc) != (ours.scheme, ours.netloc) or not re.match(r"/(?![/\\])", path):
         return PREFIX
     # Pages that only follow a form, or end a login, cannot be gone back to.
-    if path.startswith((f"{PREFIX}open/", f"{PREFIX}stop/", "/hub/oauth_callback")):
+    if path.startswith((f"{PREFIX}act/", f"{PREFIX}open/", f"{PREFIX}stop/", "/hub/oauth_callback")):
         return PREFIX
     return path + (f"?{came.query}" if came.query else "")

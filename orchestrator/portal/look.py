@@ -85,6 +85,7 @@ class Look:
                 "words": words,
                 "said": lambda table, code, otherwise=None: words.said(reader, table, code, otherwise),
                 "own": lambda text: words.own_text(reader, text),
+                "last_day": lambda end: reader.day(words.last_day(end)),
                 "condition": lambda text: words.condition(reader, text),
                 "pseudonym_type": "string" if self._settings.workspace.pseudonyms == "text" else "bytes",
                 "transform": lambda text: words.transform(reader, text),
@@ -95,11 +96,14 @@ class Look:
                 "prefix": PREFIX,
                 "visitor": None,
                 "here": "",
+                "told": None,
+                "path": "",
                 **values,
             }
         )
         return HTMLResponse(text, status, headers={"Content-Language": reader.code, "Vary": "Accept-Language, Cookie"})
 
-    def fault(self, request: Request, status: int, kind: str, detail: str = "") -> HTMLResponse:
+    def fault(self, request: Request, status: int, kind: str, detail: str = "", visitor: Any = None) -> HTMLResponse:
         """A page that says what did not work, and what to do."""
-        return self.page(request, "fault.html", status=status, kind=kind, detail=detail, code=HTTPStatus(status).value)
+        code = HTTPStatus(status).value
+        return self.page(request, "fault.html", status=status, kind=kind, detail=detail, code=code, visitor=visitor)

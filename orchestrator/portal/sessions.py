@@ -10,8 +10,9 @@ import hmac
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 #: seconds after which a session ends, however busy it is (as the hub's own does)
 SESSION_SECONDS = 12 * 3600.0
@@ -19,10 +20,27 @@ SESSION_SECONDS = 12 * 3600.0
 LOGIN_SECONDS = 600.0
 #: logins under way, at most; the oldest is dropped, so that nobody fills the memory with them
 LOGINS = 10_000
+#: pages that a session keeps something to say for, at most; the oldest is dropped
+TOLD = 8
 
 
 def _token() -> str:
     return secrets.token_urlsafe(32)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a page says once after a form: what came of it, or what is wrong with what was typed.
+
+    ``form`` is the id of the form on the page; ``values`` are what was typed into it, ``faults`` what is wrong, by
+    field. Kept here and never in an address: an address is in histories and logs, and could be made up by anybody.
+    """
+
+    tone: Literal["good", "calm", "warn", "bad"]
+    message: str
+    form: str = ""
+    values: Mapping[str, list[str]] = field(default_factory=dict)
+    faults: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -35,6 +53,18 @@ class Session:
     began: float
     #: what every form must carry (see :meth:`Sessions.form_fits`)
     form_token: str = field(default_factory=_token)
+    _told: OrderedDict[str, Told] = field(default_factory=OrderedDict, repr=False, compare=False)
+
+    def tell(self, page: str, told: Told) -> None:
+        """Have the page at this path say something, the next time it is shown."""
+        self._told[page] = told
+        self._told.move_to_end(page)
+        while len(self._told) > TOLD:
+            self._told.popitem(last=False)
+
+    def told(self, page: str) -> Told | None:
+        """What the page at this path has to say, once."""
+        return self._told.pop(page, None)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import datetime, time, timedelta
 
+from orchestrator.errors import BulleError, ConflictError, RefusedError
+from orchestrator.governance.rules import TABLE, Action, Fact
 from orchestrator.pages.languages import Language
 
 
@@ -98,6 +101,63 @@ ADVICE = {
 }
 ADVISED = _marked("Try again. Tell your administrator if it lasts.")
 
+#: what is wrong with a field: by pydantic's kind of error, and by our own words for one
+FIELD_FAULTS = {
+    "missing": _marked("This is needed."),
+    "string_too_short": _marked("This is needed."),
+    "string_too_long": _marked("This is too long."),
+    "string_pattern_mismatch": _marked("This has a letter or sign that cannot be in it, or is too long."),
+    "int_parsing": _marked("Write a whole number."),
+    "float_parsing": _marked("Write a number."),
+    "decimal_parsing": _marked("Write a number."),
+    "greater_than": _marked("This number is too small."),
+    "greater_than_equal": _marked("This number is too small."),
+    "less_than": _marked("This number is too large."),
+    "less_than_equal": _marked("This number is too large."),
+    "finite_number": _marked("Write a number."),
+    "too_short": _marked("Choose at least one."),
+    "too_long": _marked("These are too many."),
+    "enum": _marked("Choose one of the list."),
+    "literal_error": _marked("Choose one of the list."),
+    "extra_forbidden": _marked("This form has a field that does not belong to it."),
+    "date": _marked("Write a date as 2027-12-31."),
+    "date_from_datetime_parsing": _marked("Write a date as 2027-12-31."),
+    "date_parsing": _marked("Write a date as 2027-12-31."),
+    "datetime_parsing": _marked("Write a date as 2027-12-31."),
+    "datetime_from_date_parsing": _marked("Write a date as 2027-12-31."),
+    "one": _marked("Give one value only."),
+}
+FORM_FAULTS = _marked("Nothing was saved. Please look at what is marked.")
+SECOND_PERSON = _marked("Noted. It takes effect when a second person decides the same.")
+CONFLICT = _marked("Somebody else changed the same just now, or it is done already. This page shows how it stands.")
+
+#: facts of :mod:`orchestrator.governance.rules` that allow an action: only such a person may
+_WHO = {
+    Fact.PERSON: _marked("anybody with an account"),
+    Fact.ADMINISTRATOR: _marked("an administrator"),
+    Fact.CUSTODIAN: _marked("a data custodian"),
+    Fact.REVIEWER: _marked("a reviewer"),
+    Fact.AUDITOR: _marked("an auditor"),
+    Fact.LEAD: _marked("the project’s lead"),
+    Fact.MEMBER: _marked("a member of the project"),
+    Fact.SELF: _marked("the person it is about"),
+    Fact.APPLICANT: _marked("who applied"),
+    Fact.MEMBERS_LEAD: _marked("the lead of a project of that person"),
+}
+#: facts that forbid an action, in the words of the person who tried it
+_FORBIDS = {
+    "not-self": _marked("You cannot decide this for yourself."),
+    "not-disabled": _marked("Your account is disabled."),
+    "not-drafter": _marked("You drafted this, so somebody else must decide it."),
+    "not-involved": _marked("You are in this project, or asked to be, so somebody else must decide it."),
+    "not-last-lead": _marked("You are the project’s last lead. Ask a data custodian to name another one first."),
+    "not-for-disabled": _marked("This person’s account is disabled."),
+    "not-for-permit-approver": _marked("This person approved a permit of the project and so can never be in it."),
+    "not-for-lead-appointer": _marked("This person made somebody the project’s lead and so can never lead it."),
+}
+WHO_MAY = _marked("Only %(who)s may do this.")
+_REFUSED = re.compile(r"refused by rule (?P<action>[a-z.-]+)/(?P<why>[a-z-]+): ")
+
 _TRANSFORMS = (
     (re.compile(r"year"), _marked("year only")),
     (re.compile(r"month"), _marked("month only")),
@@ -120,6 +180,37 @@ _COMPARISONS = {
     "not-null": _marked("is given"),
 }
 _CONDITION = re.compile(r"(?P<column>\S+) (?P<operator>\S+)(?: (?P<value>.*))?", re.DOTALL)
+
+
+def fault(in_words: Language, text: str) -> str:
+    """What is wrong with a field, in words."""
+    return said(in_words, FIELD_FAULTS, text, text)
+
+
+def refusal(in_words: Language, error: BulleError) -> str:
+    """Why something was not done: the rule in the reader's words, where there are words for it."""
+    found = _REFUSED.match(error.message) if isinstance(error, RefusedError) else None
+    if found is not None and found["why"] in _FORBIDS:
+        return in_words.text(_FORBIDS[found["why"]])
+    if found is not None and found["why"] == "who-may" and found["action"] in set(Action):
+        may = TABLE[Action(found["action"])].may
+        who = listed(in_words, [in_words.text(_WHO[fact]) for fact in Fact if fact in may and fact in _WHO])
+        return in_words.text(WHO_MAY, who=who) if who else error.message
+    if isinstance(error, ConflictError):
+        return f"{in_words.text(CONFLICT)} ({error.message})"
+    return str(error)
+
+
+def listed(in_words: Language, words: list[str]) -> str:
+    """Alternatives in a sentence: one, two or three."""
+    if len(words) < 2:
+        return "".join(words)
+    return in_words.text(_marked("%(these)s or %(last)s"), these=", ".join(words[:-1]), last=words[-1])
+
+
+def last_day(end: datetime) -> datetime:
+    """The last day before an end: what ends at midnight does not include the day that begins then."""
+    return end - timedelta(days=1) if end.timetz() == time(tzinfo=end.tzinfo) else end
 
 
 def transform(in_words: Language, text: str | None) -> str:

@@ -35,7 +35,7 @@ def test_without_the_guard_a_stranger_gets_pages(tmp_path: Path, monkeypatch: py
 
         return served
 
-    monkeypatch.setattr(Portal, "_own", unguarded)
+    monkeypatch.setattr(Portal, "own", unguarded)
     with a_world(tmp_path) as world:
         with pytest.raises(AssertionError):
             portal.test_every_route_that_is_not_open_sends_a_stranger_away(world)
@@ -44,7 +44,7 @@ def test_without_the_guard_a_stranger_gets_pages(tmp_path: Path, monkeypatch: py
 
 def test_one_route_without_the_guard_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page that somebody forgot: all others are guarded as they are."""
-    guard = Portal._own
+    guard = Portal.own
 
     def forgetful(self: Portal, serve: Page, **options: Any) -> Any:
         async def served(request: Request) -> Response:
@@ -52,7 +52,7 @@ def test_one_route_without_the_guard_is_seen(tmp_path: Path, monkeypatch: pytest
 
         return served if serve == self.about else guard(self, serve, **options)
 
-    monkeypatch.setattr(Portal, "_own", forgetful)
+    monkeypatch.setattr(Portal, "own", forgetful)
     with a_world(tmp_path) as world, pytest.raises(AssertionError, match="about"):
         portal.test_every_route_that_is_not_open_sends_a_stranger_away(world)
 
@@ -132,9 +132,10 @@ def test_without_the_origin_a_form_that_another_site_sends_with_the_token_is_don
 ) -> None:
     check = Portal._form_is_own
 
-    async def wherever(self: Portal, request: Request, session: Session) -> bool:
+    async def wherever(self: Portal, request: Request, session: Session, largest: int) -> bool:
         headers = [(name, value) for name, value in request.scope["headers"] if name != b"sec-fetch-site"]
-        return await check(self, Request({**request.scope, "headers": headers}, request.receive), session)
+        bare = Request({**request.scope, "headers": headers}, request.receive)
+        return await check(self, bare, session, largest)
 
     monkeypatch.setattr(Portal, "_form_is_own", wherever)
     with pytest.raises(AssertionError, match="403"):

@@ -1,0 +1,1 @@
+"""The portal's pages, a module for each part: ``routes(portal)`` serves them, ``ACTS`` are the forms on them."""
