@@ -58,6 +58,35 @@ STATES = {
     "closed": _marked("closed"),
 }
 
+PROJECT_STATES = {
+    "draft": _marked("draft"),
+    "active": _marked("active"),
+    "suspended": _marked("suspended"),
+    "closed": _marked("closed"),
+    "deleted": _marked("keys destroyed"),
+}
+
+PLATFORM_ROLES = {
+    "custodian": _marked("Data custodian"),
+    "reviewer": _marked("Reviewer"),
+    "auditor": _marked("Auditor"),
+    "administrator": _marked("Administrator"),
+}
+PLATFORM_ROLES_DO = {
+    "custodian": _marked("decides on applications and permits"),
+    "reviewer": _marked("checks what leaves"),
+    "auditor": _marked("reads everything and changes nothing"),
+    "administrator": _marked("adds people, gives roles, stops what must stop"),
+}
+
+#: how an audited action went
+OUTCOMES = {
+    "started": _marked("begun"),
+    "done": _marked("done"),
+    "refused": _marked("refused"),
+    "failed": _marked("failed"),
+}
+
 COLUMN_ROLES = {
     "identifier": _marked("pseudonym"),
     "quasi-identifier": _marked("characteristic"),
