@@ -51,6 +51,7 @@ from orchestrator.portal.pages import (
 from orchestrator.portal.paths import path_of
 from orchestrator.portal.sessions import LOGIN_SECONDS, SESSION_SECONDS, Session, Sessions
 from orchestrator.portal.starts import Starts
+from orchestrator.portal.telling import Teller
 
 SESSION_COOKIE = "bulle-portal"
 LOGIN_COOKIE = "bulle-portal-login"
@@ -118,6 +119,7 @@ class Portal:
         self.hub = hub
         self.authority = authority
         self._sessions = Sessions()
+        self._teller = Teller(settings, authority)
         self.starts = Starts(hub)
         self._look = Look(settings)
         self._secure = settings.public_url.startswith("https://")
@@ -143,7 +145,9 @@ class Portal:
 
         @asynccontextmanager
         async def lifespan(app: Starlette) -> AsyncIterator[None]:
+            self._teller.start()
             yield
+            await self._teller.close()
             await self.starts.close()
             await self.hub.close()
             await self.authority.close()
