@@ -47,20 +47,34 @@ class Filters:
     kind: str | None = None
     since: datetime | None = None
     until: datetime | None = None
+    outcome: Outcome | None = None
+    #: any of these
+    kinds: frozenset[str] | None = None
 
     def match(self, record: Record) -> bool:
         """Whether all filters that are set let the record through."""
         event = record.event
-        actor = event.actor.rsplit(":", 1)[-1]
-        family = None if self.kind is None else self.kind.removesuffix("*")
         return (
             self.project in (None, event.project)
-            and self.person in (None, event.person, actor)
+            and self.person in (None, event.person, acting(event.actor))
             and self.session in (None, event.session)
-            and (family is None or event.kind == family or (family.endswith(".") and event.kind.startswith(family)))
+            and self.outcome in (None, event.outcome)
+            and (self.kind is None or is_kind(event.kind, self.kind))
+            and (self.kinds is None or event.kind in self.kinds)
             and (self.since is None or record.time >= self.since)
             and (self.until is None or record.time < self.until)
         )
+
+
+def acting(actor: str) -> str:
+    """Who acts, without the part of the platform that told of it (``hub:ada``)."""
+    return actor.rsplit(":", 1)[-1]
+
+
+def is_kind(kind: str, wanted: str) -> bool:
+    """Whether ``kind`` is the ``wanted`` one, or of the family that ``wanted`` names by ``.`` or ``.*`` at its end."""
+    family = wanted.removesuffix("*")
+    return kind == family or (family.endswith(".") and kind.startswith(family))
 
 
 class AuditLog:

@@ -37,6 +37,12 @@ class TableInfo:
         return self.schema.title
 
     @property
+    def description(self) -> Translated:
+        """Description in the languages of the portal."""
+        assert isinstance(self.schema.description, Translated)  # noqa: S101 - validated so
+        return self.schema.description
+
+    @property
     def columns(self) -> tuple[Column, ...]:
         """Columns with type, role, description and codes."""
         return self.schema.columns

@@ -82,8 +82,43 @@ class TableInfo(Protocol):
         """All columns of the table."""
 
 
+class ListedTable(TableInfo, Protocol):
+    """A table as the catalogue lists it."""
+
+    @property
+    def table(self) -> str:
+        """Its name."""
+
+    @property
+    def version(self) -> int:
+        """Version in force."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows it has."""
+
+    @property
+    def description(self) -> Any:
+        """Text, or a mapping of language to text."""
+
+
+class ListedDataset(Protocol):
+    """A dataset as the catalogue lists it."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def tables(self) -> Sequence[ListedTable]:
+        """At least one."""
+
+
 class Catalogue(Protocol):
     """The datasets that are there."""
+
+    def datasets(self) -> Sequence[ListedDataset]:
+        """All of them, by name."""
 
     def check(self, tables: Sequence[TablePermit], /) -> None:
         """Raises InputError where a dataset, table, column, condition or transform does not exist or fit."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-import threading
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -19,6 +18,7 @@ from orchestrator.governance.cards import NewToken, TokenCard
 from orchestrator.governance.desk import Desk, checked_text, person_named
 from orchestrator.governance.identity import RESERVED
 from orchestrator.governance.rules import Action
+from orchestrator.governance.sparsely import Sparsely
 from orchestrator.governance.store import PersonRow, TokenRow
 from orchestrator.terms import Event, Outcome
 
@@ -173,34 +173,8 @@ class Tokens(Desk):
             self._audit.record(_event("token.refused", Outcome.REFUSED, "nobody", person, **detail))
 
     @cached_property
-    def _refusals(self) -> _Sparsely:
-        return _Sparsely()
-
-
-class _Sparsely:
-    """Counts what happens often, and says when it is time to write it down. Threads may share it."""
-
-    _MOST = 10_000
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._told: dict[str, datetime] = {}
-        self._untold: dict[str, int] = {}
-
-    def due(self, what: str, now: datetime, every: timedelta) -> int | None:
-        """How often ``what`` happened since it was last told, this time included; None: not time yet."""
-        with self._lock:
-            times = self._untold.get(what, 0) + 1
-            last = self._told.get(what)
-            if last is not None and now - last < every:
-                self._untold[what] = times
-                return None
-            if len(self._told) >= self._MOST:
-                self._told.clear()
-                self._untold.clear()
-            self._told[what] = now
-            self._untold.pop(what, None)
-            return times
+    def _refusals(self) -> Sparsely:
+        return Sparsely()
 
 
 def _event(kind: str, outcome: Outcome, actor: str, person: str | None, **detail: object) -> Event:
