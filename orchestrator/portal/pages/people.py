@@ -16,7 +16,7 @@ from orchestrator.governance.rules import Action, Fact, judge
 from orchestrator.governance.states import PlatformRole
 from orchestrator.portal import words
 from orchestrator.portal.acting import Act
-from orchestrator.portal.pages.everybodys import cut, local, word
+from orchestrator.portal.pages.lists import cut, local, word
 from orchestrator.portal.sessions import Session
 
 if TYPE_CHECKING:
