@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 
 from pydantic import AwareDatetime, ValidationError
 from sqlalchemy import func, select
@@ -11,8 +11,10 @@ from sqlalchemy.orm import Session
 
 from orchestrator.errors import InputError, NotFoundError
 from orchestrator.governance.cards import PermitRecord
-from orchestrator.governance.desk import Desk, approved_permit, project_named
+from orchestrator.governance.desk import Change, Desk, approved_permit, project_named
+from orchestrator.governance.projects import checked_moment
 from orchestrator.governance.rules import Action, Fact
+from orchestrator.governance.signatures import terms_digest
 from orchestrator.governance.states import PermitState, check_transition
 from orchestrator.governance.store import PermitRow, ProjectRow
 from orchestrator.terms import PermitTerms, TablePermit, Value
@@ -26,7 +28,8 @@ class PermitDraft(Value):
     tables: tuple[TablePermit, ...]
 
 
-def _record(row: PermitRow) -> PermitRecord:
+def permit_record(row: PermitRow, may: Sequence[str] = ()) -> PermitRecord:
+    """The permit version as governance keeps it."""
     return PermitRecord(
         version=row.version,
         state=row.state,
@@ -35,6 +38,7 @@ def _record(row: PermitRow) -> PermitRecord:
         drafted_at=row.drafted_at,
         approved_by=row.approved_by,
         approved_at=row.approved_at,
+        may=tuple(may),
     )
 
 
@@ -46,7 +50,8 @@ def _named(session: Session, project: ProjectRow, version: int) -> PermitRow:
     return row
 
 
-def _check_terms(valid_from: datetime, valid_until: datetime, tables: Sequence[TablePermit], now: datetime) -> None:
+def check_terms(valid_from: datetime, valid_until: datetime, tables: Sequence[TablePermit], now: datetime) -> None:
+    """Raises InputError where terms are wrong in themselves."""
     if valid_from >= valid_until:
         raise InputError(f"valid_until must be after valid_from; got {valid_from} to {valid_until}")
     if valid_until <= now:
@@ -65,6 +70,36 @@ def _check_terms(valid_from: datetime, valid_until: datetime, tables: Sequence[T
             raise InputError(f"table {name}: column '{twice[0]}' stands twice")
 
 
+def next_version(session: Session, project: ProjectRow) -> int:
+    """The number of the project's next permit version."""
+    latest = session.scalar(select(func.max(PermitRow.version)).where(PermitRow.project_id == project.id))
+    return (latest or 0) + 1
+
+
+def made_terms(version: int, tables: Sequence[TablePermit], valid_from: datetime, valid_until: datetime) -> PermitTerms:
+    """The terms of a permit version. Raises InputError."""
+    try:
+        return PermitTerms(
+            version=version,
+            tables=tuple(tables),
+            valid_from=checked_moment("valid_from", valid_from),
+            valid_until=checked_moment("valid_until", valid_until),
+        )
+    except ValidationError as error:
+        raise InputError(f"the permit's terms are wrong: {error}") from error
+
+
+def supersede(change: Change, project: ProjectRow) -> None:
+    """End the approved version, because another takes its place in the same transaction; its sessions end."""
+    before = approved_permit(change.session, project.id)
+    if before is None:
+        return
+    check_transition(f"permit version {before.version}", before.state, PermitState.SUPERSEDED)
+    before.state, before.ended_by, before.ended_at = PermitState.SUPERSEDED, change.by, change.now
+    change.session.flush()  # the store allows one approved version, also within a transaction
+    change.detail["supersedes"] = before.version
+
+
 class Permits(Desk):
     """Part of Governance: permit versions."""
 
@@ -73,12 +108,12 @@ class Permits(Desk):
         with self._store.read() as session:
             project = project_named(session, slug)
             wanted = select(PermitRow).where(PermitRow.project_id == project.id).order_by(PermitRow.version)
-            return [_record(row) for row in session.scalars(wanted)]
+            return [permit_record(row) for row in session.scalars(wanted)]
 
     def permit(self, slug: str, version: int) -> PermitRecord:
         """One permit version. Raises NotFoundError."""
         with self._store.read() as session:
-            return _record(_named(session, project_named(session, slug), version))
+            return permit_record(_named(session, project_named(session, slug), version))
 
     def draft_permit(self, by: str, slug: str, draft: PermitDraft) -> int:
         """Propose terms; returns their version. They mean nothing until a custodian approves them.
@@ -90,21 +125,10 @@ class Permits(Desk):
         with self._change(by, Action.PERMIT_DRAFT, project=slug) as change:
             project = project_named(change.session, slug, open_only=True)
             self._judge(change, project)
-            _check_terms(draft.valid_from, draft.valid_until, draft.tables, change.now)
+            check_terms(draft.valid_from, draft.valid_until, draft.tables, change.now)
             self._catalogue.check(draft.tables)
-            latest = change.session.scalar(
-                select(func.max(PermitRow.version)).where(PermitRow.project_id == project.id)
-            )
-            version = (latest or 0) + 1
-            try:
-                terms = PermitTerms(
-                    version=version,
-                    tables=draft.tables,
-                    valid_from=draft.valid_from.astimezone(UTC),
-                    valid_until=draft.valid_until.astimezone(UTC),
-                )
-            except ValidationError as error:
-                raise InputError(f"the permit's terms are wrong: {error}") from error
+            version = next_version(change.session, project)
+            terms = made_terms(version, draft.tables, draft.valid_from, draft.valid_until)
             change.session.add(
                 PermitRow(
                     project_id=project.id,
@@ -132,14 +156,10 @@ class Permits(Desk):
             self._judge(change, project, *((Fact.DRAFTER,) if row.drafted_by == by else ()))
             check_transition(f"permit version {version}", row.state, PermitState.APPROVED)
             terms = PermitTerms.model_validate(row.terms)
-            _check_terms(terms.valid_from, terms.valid_until, terms.tables, change.now)
+            check_terms(terms.valid_from, terms.valid_until, terms.tables, change.now)
             self._catalogue.check(terms.tables)
-            before = approved_permit(session, project.id)
-            if before is not None:
-                check_transition(f"permit version {before.version}", before.state, PermitState.SUPERSEDED)
-                before.state, before.ended_by, before.ended_at = PermitState.SUPERSEDED, by, change.now
-                session.flush()  # the store allows one approved version, also within a transaction
-                change.detail["supersedes"] = before.version
+            self._decide(change, project, version=version, permit=terms_digest(terms))
+            supersede(change, project)
             row.state, row.approved_by, row.approved_at = PermitState.APPROVED, by, change.now
 
     def revoke_permit(self, by: str, slug: str, version: int) -> None:
