@@ -31,7 +31,7 @@ from orchestrator.governance.rules import Action, Fact, judge
 from orchestrator.governance.states import PlatformRole
 from orchestrator.pages.languages import COOKIE as LANGUAGE_COOKIE
 from orchestrator.pages.languages import Language
-from orchestrator.portal import acting, words
+from orchestrator.portal import acting, api, words
 from orchestrator.portal.acting import Acting
 from orchestrator.portal.hub import PREFIX, Hub
 from orchestrator.portal.look import Look, SafeHeaders
@@ -55,8 +55,8 @@ from orchestrator.portal.telling import Teller
 
 SESSION_COOKIE = "bulle-portal"
 LOGIN_COOKIE = "bulle-portal-login"
-#: routes that anybody may ask for: none of them shows or changes anything of anybody
-OPEN = ("health", "language", "oauth_callback", "static")
+#: routes that anybody may ask for: none of them shows or changes anything of anybody, but the API to who has a token
+OPEN = ("api", "health", "language", "oauth_callback", "static")
 #: each has ``routes(portal)`` and, where it has forms, ``ACTS``
 PAGES = (projects, workspaces, inbox, applications, catalogue, account, offices, people, usage, audit, health)
 #: the largest of the portal's own small forms, in bytes
@@ -140,6 +140,7 @@ class Portal:
             Route("/oauth_callback", self.oauth_callback, name="oauth_callback"),
             Route("/language/{code}", self.choose_language, name="language"),
             Route("/health", self.health, name="health"),
+            Mount(api.MOUNT, api.api(self.authority), name="api"),
             Mount("/static", _Assets(directory=pages.FOLDER / "static"), name="static"),
         ]
 
