@@ -14,7 +14,7 @@ from rich.markup import escape
 from orchestrator.cli.context import VARIABLE, choose_settings
 from orchestrator.errors import BulleError
 
-#: sub-command → module and the typer application in it
+#: sub-command → module and the typer application or the one command in it
 _PARTS = (
     ("dataset", "orchestrator.cli.dataset", "app"),
     ("person", "orchestrator.cli.governance", "person_app"),
@@ -22,6 +22,8 @@ _PARTS = (
     ("member", "orchestrator.cli.governance", "member_app"),
     ("permit", "orchestrator.cli.governance", "permit_app"),
     ("audit", "orchestrator.cli.audit", "app"),
+    ("token", "orchestrator.cli.call", "token_app"),
+    ("call", "orchestrator.cli.call", "call"),
     ("custodian", "orchestrator.cli.custodian", "app"),
     ("serve", "orchestrator.cli.serve", "app"),
 )
@@ -49,7 +51,11 @@ def build(arguments: list[str]) -> typer.Typer:
 
     wanted = [part for part in _PARTS if part[0] in _words(arguments)][:1]
     for name, module, attribute in wanted or _PARTS:
-        app.add_typer(getattr(importlib.import_module(module), attribute), name=name)
+        part = getattr(importlib.import_module(module), attribute)
+        if isinstance(part, typer.Typer):
+            app.add_typer(part, name=name)
+        else:
+            app.command(name)(part)
     if not wanted:
         importlib.import_module(_MACHINE).register(app)
     return app

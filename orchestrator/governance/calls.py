@@ -6,10 +6,11 @@ The authority's socket for the portal and the command line perform operations he
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from orchestrator.errors import InputError, LoginError, NotFoundError
 from orchestrator.governance.presented import presenting
@@ -64,7 +65,23 @@ def arguments_of(operation: Operation, given: Mapping[str, Any]) -> Value:
         value = getattr(arguments, name)
         if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
             raise InputError(f"{operation.name}: {name}: the number is too large")
+        if any(one.tzinfo is None for one in _moments(value)):
+            raise InputError(f"{operation.name}: {name}: a moment needs a time zone", hint="2027-12-31T00:00:00Z")
     return arguments
+
+
+def _moments(value: Any) -> Iterator[datetime]:
+    if isinstance(value, datetime):
+        yield value
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from _moments(getattr(value, name))
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from _moments(one)
+    elif isinstance(value, list | tuple | frozenset):
+        for one in value:
+            yield from _moments(one)
 
 
 def _check(value: Any, depth: int) -> None:
