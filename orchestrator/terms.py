@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 SessionId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 """128 random bits naming one running workspace. Says nothing about whose it is."""
@@ -36,7 +36,8 @@ class Operator(StrEnum):
     NOT_NULL = "not-null"
 
 
-Scalar = bool | int | float | str
+# Finite: NaN is no JSON, and no database keeps it there.
+Scalar = bool | int | FiniteFloat | str
 
 
 class RowCondition(Value):
@@ -69,7 +70,7 @@ class ColumnPermit(Value):
 
     name: ColumnName
     transform: Transform | None = None
-    parameter: float | None = None
+    parameter: FiniteFloat | None = None
 
     @model_validator(mode="after")
     def _parameter_fits(self) -> ColumnPermit:
@@ -101,6 +102,20 @@ class PermitTerms(Value):
     valid_until: datetime
 
 
+class SignedDecision(Value):
+    """A decision's record, and the assertion of the passkey that signed it (binary fields in base64url).
+
+    Shown to the node agent so that it can check by itself who decided what: see docs/signatures.md.
+    """
+
+    record: Annotated[str, Field(max_length=32_768)]
+    #: the passkey's id
+    passkey: Annotated[str, Field(max_length=400)]
+    authenticator_data: Annotated[str, Field(max_length=2048)]
+    client_data: Annotated[str, Field(max_length=4096)]
+    signature: Annotated[str, Field(max_length=2048)]
+
+
 class Grant(Value):
     """Short-lived statement: this person, in this project, in this session, may mount this permit version.
 
@@ -116,6 +131,8 @@ class Grant(Value):
     session: SessionId
     permit: PermitTerms
     ends_at: datetime
+    #: the signed decisions that this grant rests on, where the deployment requires signatures
+    decisions: Annotated[tuple[SignedDecision, ...], Field(max_length=64)] = ()
 
 
 class SessionClaim(Value):

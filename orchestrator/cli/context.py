@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.config import Settings, load_settings
+from orchestrator.config import FileCustodian, Settings, load_settings
 from orchestrator.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ def open_governance(settings: Settings) -> Governance:
     """
     from orchestrator.data.catalogue import Catalogue  # noqa: PLC0415
     from orchestrator.governance.service import Governance  # noqa: PLC0415
+    from orchestrator.governance.signatures import signing_of  # noqa: PLC0415
     from orchestrator.governance.store import Store  # noqa: PLC0415
 
     audit = open_audit(settings)
@@ -84,7 +85,17 @@ def open_governance(settings: Settings) -> Governance:
     if settings.database is None:
         _give_store_to_authority(settings)
     catalogue = Catalogue(settings.layout.datasets)
-    return Governance(store, audit, _now, catalogue, settings.governance, tells=settings.notifications.wanted)
+    governance = Governance(
+        store,
+        audit,
+        _now,
+        catalogue,
+        settings.governance,
+        tells=settings.notifications.wanted,
+        signing=signing_of(settings),
+    )
+    governance.embedded_custodian = isinstance(settings.custodian, FileCustodian)
+    return governance
 
 
 def _store_files(settings: Settings) -> list[Path]:

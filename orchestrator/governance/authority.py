@@ -25,6 +25,7 @@ from orchestrator.config import FileCustodian, Settings
 from orchestrator.errors import BulleError, InputError, NotFoundError, RefusedError, to_wire
 from orchestrator.governance.calls import Asked, perform
 from orchestrator.governance.cards import (
+    DecisionWanted,
     DeploymentCard,
     GrantRequest,
     IssuedGrant,
@@ -32,6 +33,7 @@ from orchestrator.governance.cards import (
     Notice,
     Person,
     PersonCard,
+    PreparedDecision,
     ProjectCard,
     Recorded,
     Told,
@@ -181,6 +183,10 @@ def portal_app(authority: Authority) -> FastAPI:
     @app.post("/v1/notices/{notice}")
     def post_notice(notice: int, how: Told) -> None:
         authority.governance.told(notice, sent=how.sent)
+
+    @app.post("/v1/decisions")
+    def post_decision(wanted: DecisionWanted) -> PreparedDecision:
+        return authority.governance.prepare_decision(wanted.by, wanted.operation, wanted.arguments)
 
     @app.get("/v1/deployment")
     def get_deployment() -> DeploymentCard:

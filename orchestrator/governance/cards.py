@@ -96,6 +96,8 @@ class ProjectCard(Value):
     project_state: ProjectState
     membership_state: MembershipState
     membership_ends: datetime
+    #: until when the lead's last review counts; None where none is due yet
+    review_due: datetime | None = None
     permit: PermitCard | None
     may_open: bool
     why_not: WhyNot | None
@@ -364,6 +366,26 @@ class PasskeyCard(Value):
     vouched_at: datetime | None
     removed_at: datetime | None
     usable: bool
+    #: what two people compare to know that they mean the same one
+    fingerprint: str
+
+
+class DecisionWanted(Value):
+    """Which decision a person is about to sign (``POST /v1/decisions``)."""
+
+    by: Annotated[str, Field(max_length=64)]
+    operation: Annotated[str, Field(max_length=60)]
+    arguments: dict[str, Any] = {}
+
+
+class PreparedDecision(Value):
+    """What a person would sign (canonical JSON), and what their browser asks the passkey with.
+
+    Both are None where they decide without a signature.
+    """
+
+    record: str | None
+    options: dict[str, Any] | None
 
 
 class TokenCard(Value):

@@ -25,6 +25,7 @@ from orchestrator.governance.cards import (
     NodeReport,
     Notice,
     PersonCard,
+    PreparedDecision,
     ProjectCard,
     Recorded,
 )
@@ -127,6 +128,13 @@ def operation_call(
     # A number that is none is sent as what it is, for the authority to refuse.
     body = to_json(asked, inf_nan_mode="constants")
     return Call("POST", f"/v1/operations/{name}", read, body)
+
+
+def prepare_call(by: str, operation: str, arguments: Mapping[str, Any]) -> Call[PreparedDecision]:
+    """Ask what a person would sign."""
+    asked = {"by": by, "operation": operation, "arguments": arguments}
+    body = to_json(asked, inf_nan_mode="constants")
+    return Call("POST", "/v1/decisions", PreparedDecision.model_validate_json, body)
 
 
 def notices_call() -> Call[list[Notice]]:
@@ -241,6 +249,10 @@ class AuthorityClient:
         """The same, with a token in place of a person, or with a passkey's signature (portal's socket)."""
         return self._ask(operation_call(name, arguments, by=by, token=token, signature=signature))
 
+    def prepare(self, by: str, operation: str, arguments: Mapping[str, Any]) -> PreparedDecision:
+        """What ``by`` would sign if they asked for this operation now (portal's socket)."""
+        return self._ask(prepare_call(by, operation, arguments))
+
 
 class AsyncAuthorityClient:
     """The same calls as :class:`AuthorityClient`, awaitable, for one event loop."""
@@ -308,6 +320,10 @@ class AsyncAuthorityClient:
     async def call(self, name: str, by: str, /, **arguments: Any) -> Any:
         """See :meth:`AuthorityClient.call`."""
         return await self._ask(operation_call(name, arguments, by=by))
+
+    async def prepare(self, by: str, operation: str, arguments: Mapping[str, Any]) -> PreparedDecision:
+        """See :meth:`AuthorityClient.prepare`."""
+        return await self._ask(prepare_call(by, operation, arguments))
 
     async def perform(
         self,

@@ -10,14 +10,22 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
-from sqlalchemy import select
+from sqlalchemy import and_, or_, select
 from sqlalchemy.orm import Session, aliased
 
-from orchestrator.config import Policy
-from orchestrator.errors import BulleError, InputError, NotFoundError, RefusedError
+from orchestrator.config import Policy, Signatures
+from orchestrator.errors import (
+    BulleError,
+    InputError,
+    NotFoundError,
+    RefusedError,
+    SecondPersonError,
+    SettingsError,
+)
 from orchestrator.governance.access import ACCESS_RULES, AccessRule
 from orchestrator.governance.identity import HUB, NODE, OPERATOR
 from orchestrator.governance.rules import TABLE, Action, Fact, Rule, Verdict, judge
+from orchestrator.governance.signatures import Signing, two_people
 from orchestrator.governance.states import (
     MemberRole,
     MembershipState,
@@ -33,7 +41,7 @@ from orchestrator.governance.store import (
     ProjectRow,
     Store,
 )
-from orchestrator.terms import Event, Outcome, TablePermit
+from orchestrator.terms import Event, Grant, Outcome, SignedDecision, TablePermit
 
 _ROLE_FACTS = {
     PlatformRole.ADMINISTRATOR: Fact.ADMINISTRATOR,
@@ -138,10 +146,16 @@ class Change:
     person: str | None = None
     project: str | None = None
     detail: dict[str, Any] = field(default_factory=dict)
+    #: who else decided, and the decision's signature: told in the log besides ``detail``
+    seals: dict[str, Any] = field(default_factory=dict)
+    #: set by ``_decide`` where the change waits for a second person
+    first: Any = None
 
     def event(self, outcome: Outcome, reason: str | None = None) -> Event:
         """The audit event of this change."""
-        detail = self.detail if reason is None else {**self.detail, "reason": reason[:1000]}
+        detail = {**self.detail, **self.seals}
+        if reason is not None:
+            detail["reason"] = reason[:1000]
         return Event(
             kind=str(self.action),
             actor=self.by,
@@ -164,6 +178,7 @@ class Desk:
         policy: Policy | None = None,
         *,
         tells: bool = False,
+        signing: Signing | None = None,
         rules: Mapping[Action, Rule] = TABLE,
         access_rules: Sequence[AccessRule] = ACCESS_RULES,
     ) -> None:
@@ -172,6 +187,12 @@ class Desk:
         self._clock = clock
         self._catalogue = catalogue
         self._policy = policy or Policy()
+        self._two_person = two_people(self._policy)
+        self._signing = signing
+        if self._policy.signatures is not Signatures.OFF:
+            if signing is None:
+                raise SettingsError("governance.signatures: where passkeys are used is not known")
+            signing.check()
         self._tells = tells
         self._rules = rules
         self._access_rules = access_rules
@@ -200,11 +221,16 @@ class Desk:
             with self._store.write() as session:
                 change = Change(by, action, self._clock(), session, person, project, detail)
                 yield change
+                self._stop_a_rehearsal()
                 session.flush()
                 self._tell(change)
                 self._audit.record(change.event(Outcome.STARTED))
                 started = True
                 session.commit()
+        except SecondPersonError:
+            if change is not None:
+                self._endorse(change)
+            raise
         except RefusedError as error:
             if change is not None:
                 self._audit.record(change.event(Outcome.REFUSED, error.message))
@@ -228,8 +254,26 @@ class Desk:
         """Call in every action of :data:`~orchestrator.governance.rules.DECISIONS` after all its checks, before the
         first change: asks for the second person and the signature where the deployment wants them.
 
-        ``content`` says what exactly is put into effect, in JSON's types: whoever signs, signs that.
+        ``content`` says what exactly is put into effect, in JSON's types: whoever signs, signs that. It must be the
+        same whenever the same is decided, so nothing in it may be made of the moment or of chance.
+
+        Raises:
+            SignatureError: it must be signed, and is not.
+            SecondPersonError: it waits for a second person; nothing but that is kept.
         """
+        raise NotImplementedError  # :class:`orchestrator.governance.decisions.Decisions`
+
+    def _endorse(self, change: Change) -> None:
+        """Keep that one of two people decided ``change``, which itself was undone."""
+        raise NotImplementedError
+
+    def _chain(self, session: Session, grant: Grant) -> tuple[SignedDecision, ...]:
+        """The signed decisions that a grant rests on, where the deployment requires them."""
+        raise NotImplementedError
+
+    def _stop_a_rehearsal(self) -> None:
+        """Where a change is only rehearsed, end it here, before anything is kept."""
+        raise NotImplementedError
 
     def _may_read(
         self,
@@ -281,12 +325,13 @@ class Desk:
         return facts
 
 
-_PARTS = {OPERATOR: Fact.OPERATOR, HUB: Fact.HUB, NODE: Fact.NODE}
+#: parts of the platform that act by themselves, and the fact that holds of each
+PARTS = {OPERATOR: Fact.OPERATOR, HUB: Fact.HUB, NODE: Fact.NODE}
 
 
 def _facts_of_actor(session: Session, by: str) -> set[Fact]:
-    if by in _PARTS:
-        return {_PARTS[by]}
+    if by in PARTS:
+        return {PARTS[by]}
     actor = session.get(PersonRow, by)
     if actor is None:
         raise RefusedError(f"'{by}' is not a person known here")
@@ -314,7 +359,11 @@ def _facts_about(session: Session, by: str, person: str, now: datetime) -> set[F
             mine.state == MembershipState.ACTIVE,
             mine.ends > now,
             theirs.person_id == person,
-            theirs.state != MembershipState.ENDED,
+            # As _takes_part: inviting somebody must not open their account to whoever invites.
+            or_(
+                theirs.state.in_((MembershipState.ACTIVE, MembershipState.SUSPENDED)),
+                and_(theirs.state == MembershipState.REQUESTED, theirs.requested_by == theirs.person_id),
+            ),
             ProjectRow.state.in_((ProjectState.ACTIVE, ProjectState.SUSPENDED)),
         )
     )
@@ -326,8 +375,7 @@ def _facts_about(session: Session, by: str, person: str, now: datetime) -> set[F
 def _facts_in_project(session: Session, project: ProjectRow, by: str, subject: str | None, now: datetime) -> set[Fact]:
     facts: set[Fact] = set()
     mine = membership_of(session, project, by)
-    # An invitation that was not accepted involves nobody: else a lead could invite a custodian out of their office.
-    if mine is not None and mine.state not in (MembershipState.ENDED, MembershipState.INVITED):
+    if mine is not None and _takes_part(mine):
         facts.add(Fact.INVOLVED)
         if mine.state is MembershipState.ACTIVE and now < mine.ends:
             facts.add(Fact.LEAD if mine.role is MemberRole.LEAD else Fact.MEMBER)
@@ -343,6 +391,15 @@ def _facts_in_project(session: Session, project: ProjectRow, by: str, subject: s
         if session.scalars(appointed.limit(1)).first() is not None:
             facts.add(Fact.FOR_LEAD_APPOINTER)
     return facts
+
+
+def _takes_part(row: MembershipRow) -> bool:
+    """Whether the person is in the project, or asked to be."""
+    # Stops: a lead who chooses the custodian by inviting or proposing all others out of their office. Who is proposed
+    # without their doing and then approves a permit can never be admitted: that is a rule of its own.
+    # Shown by tests/unit/governance/test_memberships.py.
+    asked = row.state is MembershipState.REQUESTED and row.requested_by == row.person_id
+    return asked or row.state in (MembershipState.ACTIVE, MembershipState.SUSPENDED)
 
 
 def _other_lead(session: Session, project: ProjectRow, person: str, now: datetime) -> bool:

@@ -118,7 +118,7 @@ class Sessions(Desk):
                 raise _refused(spent)
             if standing.permit is None or standing.ends_at is None:  # only with access rules taken away
                 raise _refused(UNKNOWN)
-            return Grant(
+            grant = Grant(
                 person=who.id,
                 display_name=who.display_name,
                 project_id=at.id,
@@ -128,6 +128,7 @@ class Sessions(Desk):
                 permit=standing.permit,
                 ends_at=standing.ends_at,
             )
+            return grant.model_copy(update={"decisions": self._chain(session, grant)})
 
     def check_sessions(self, claims: Sequence[SessionClaim], now: datetime | None = None) -> list[SessionVerdict]:
         """Whether each running session may go on; all are judged by one state of the store."""
@@ -182,6 +183,7 @@ class Sessions(Desk):
             project_state=project.state,
             membership_state=membership.state,
             membership_ends=membership.ends,
+            review_due=membership.review_due,
             permit=None if standing.permit is None else self._permit_card(standing.permit),
             may_open=refused is None,
             why_not=refused,
