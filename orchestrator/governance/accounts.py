@@ -8,10 +8,12 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from orchestrator.errors import ConflictError, InputError, NotFoundError
-from orchestrator.governance.cards import TrainingCard
+from orchestrator.governance.cards import Account, TrainingCard
 from orchestrator.governance.desk import Change, Desk, checked_text, person_named
+from orchestrator.governance.people import person_card
 from orchestrator.governance.rules import Action
 from orchestrator.governance.store import AcceptanceRow, TrainingRow
+from orchestrator.governance.terms_of_use import terms_digest, terms_texts
 
 #: trainings of one person that wait to be confirmed: enough for anybody, too few to fill a disk
 MOST_WAITING = 20
@@ -39,18 +41,51 @@ class Accounts(Desk):
         """The version of the terms of use in force."""
         return self._policy.terms.version
 
+    def account(self, by: str) -> Account:
+        """One's own account, with the terms of use in force. Raises NotFoundError, UnavailableError."""
+        texts = terms_texts(self._policy.terms)
+        with self._store.read() as session:
+            card = person_card(person_named(session, by))
+            accepted = session.get(AcceptanceRow, (by, self.terms_version))
+            trainings = self._trainings(session, by)
+        confirmed = [one.expires for one in trainings if one.confirmed_by is not None]
+        return Account(
+            person=card,
+            terms_version=self.terms_version,
+            terms=texts,
+            terms_accepted_at=None if accepted is None else accepted.accepted_at,
+            training_required=self._policy.training_required,
+            trainings=trainings,
+            training_until=max(confirmed, default=None),
+        )
+
+    def trainings_of(self, by: str, person: str) -> list[TrainingCard]:
+        """A person's trainings, the latest first, for who may read the person."""
+        with self._store.read() as session:
+            self._judge_read(session, by, Action.PERSON_READ, person=person)
+            person_named(session, person)
+            return list(self._trainings(session, person))
+
+    @staticmethod
+    def _trainings(session: Session, person: str) -> tuple[TrainingCard, ...]:
+        wanted = select(TrainingRow).where(TrainingRow.person_id == person)
+        rows = session.scalars(wanted.order_by(TrainingRow.completed.desc(), TrainingRow.id.desc()))
+        return tuple(training_card(row) for row in rows)
+
     def accept_terms(self, by: str, version: str) -> None:
         """Accept the terms of use in force. Nobody accepts for somebody else; accepting twice is no error.
 
         Raises:
             ConflictError: ``version`` is not the one in force, so it is not what the person should have read.
+            UnavailableError: the text cannot be read.
         """
+        text = terms_digest(terms_texts(self._policy.terms))
         with self._store.read() as session:
             person_named(session, by)
             self._check_terms_version(version)
             if session.get(AcceptanceRow, (by, version)) is not None:
                 return
-        with self._change(by, Action.TERMS_ACCEPT, person=by, version=version) as change:
+        with self._change(by, Action.TERMS_ACCEPT, person=by, version=version, text=text) as change:
             person_named(change.session, by)
             self._judge(change)
             change.session.add(AcceptanceRow(person_id=by, version=version, accepted_at=change.now))

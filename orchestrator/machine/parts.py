@@ -95,6 +95,7 @@ def control_plane(settings: Settings, settings_file: Path, *, demo_idp: bool) ->
                 Bind(layout.authority, writable=True),
                 Bind(layout.audit, writable=True),
                 Bind(layout.datasets),
+                *(Bind(path) for path in settings.governance.terms.files.values()),
                 Bind(layout.sockets / "hub", writable=True),
                 Bind(layout.sockets / "portal", writable=True),
                 Bind(layout.sockets / "node", writable=True),

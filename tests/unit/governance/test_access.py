@@ -141,7 +141,7 @@ class TestInTheStore:
             (lambda g: g.suspend_project("admin", "sleep"), "project-suspended"),
             (lambda g: g.close_project("lead", "sleep"), "project-closed"),
             (lambda g: g.suspend_membership("lead", "sleep", "researcher"), "membership-suspended"),
-            (lambda g: g.end_membership("researcher", "sleep", "researcher"), "membership-ended"),
+            (lambda g: g.leave_project("researcher", "sleep"), "membership-ended"),
             (lambda g: g.revoke_permit("custodian", "sleep", 1), "no-permit"),
             (lambda g: g.disable_person("admin", "researcher"), "person-disabled"),
         ],

@@ -89,7 +89,7 @@ def test_who_appointed_a_lead_never_leads(people):
 
 def test_a_draft_whose_lead_withdrew_needs_another(people):
     create(people)
-    people.end_membership("lead", "sleep", "lead")
+    people.leave_project("lead", "sleep")
     with pytest.raises(RefusedError, match="no proposed lead"):
         people.activate_project("custodian", "sleep")
     people.request_membership("researcher", "sleep", "researcher", MemberRole.LEAD)
@@ -202,7 +202,7 @@ class TestMembers:
 
     def test_who_left_asks_again(self, sleep):
         governance = sleep.governance
-        governance.end_membership("researcher", "sleep", "researcher")
+        governance.leave_project("researcher", "sleep")
         governance.request_membership("researcher", "sleep", "researcher")
         with pytest.raises(RefusedError, match="membership-requested"):
             governance.may_open("researcher", "sleep")
