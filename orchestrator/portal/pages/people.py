@@ -35,6 +35,7 @@ ACTS: tuple[Act, ...] = (
     Act("person.enable", _marked("The account is enabled.")),
     Act("role.add", _marked("The role was given.")),
     Act("role.remove", _marked("The role was taken away.")),
+    Act("passkey.vouch", _marked("You vouched for the passkey.")),
     Act("training.confirm", _marked("The training is confirmed.")),
 )
 #: people on a page
