@@ -44,6 +44,9 @@ UNDECIDED = (
     ApplicationState.COMPLETE,
 )
 
+#: a project in one of these is not closed
+OPEN = (ProjectState.DRAFT, ProjectState.ACTIVE, ProjectState.SUSPENDED)
+
 _LAST = datetime(2200, 1, 1, tzinfo=UTC)
 
 
@@ -63,6 +66,11 @@ def checked_moment(what: str, when: datetime) -> datetime:
     if not 1900 < when.year < _LAST.year:
         raise InputError(f"{what} must be before {_LAST.year}; got the year {when.year}")
     return when.astimezone(UTC)
+
+
+def project_sought(session: Session, slug: str) -> ProjectRow | None:
+    """The project's row, if there is one."""
+    return session.scalars(select(ProjectRow).where(ProjectRow.slug == slug)).first()
 
 
 def undecided_application(session: Session, project: ProjectRow) -> ApplicationRow | None:
