@@ -220,6 +220,8 @@ DECISIONS = frozenset(
     {
         Action.PROJECT_ACTIVATE,
         Action.PROJECT_RESUME,
+        # Brings forward the day on which keys are destroyed for good: one person alone need not be able to.
+        Action.PROJECT_RETAIN,
         Action.APPLICATION_APPROVE,
         Action.PERMIT_APPROVE,
         Action.MEMBER_APPROVE,
