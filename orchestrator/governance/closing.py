@@ -18,6 +18,7 @@ from orchestrator.governance.cards import ClosingDue, ProjectRecord
 from orchestrator.governance.desk import Change, Desk
 from orchestrator.governance.projects import checked_moment, project_record, project_sought
 from orchestrator.governance.rules import Action
+from orchestrator.governance.signatures import digest
 from orchestrator.governance.states import ProjectState, check_transition
 from orchestrator.governance.store import DeletionRow, MembershipRow, ProjectRow
 
@@ -114,8 +115,7 @@ class Closing(Desk):
             kept = session.get(DeletionRow, _project(session, project_id).id)
             if kept is not None:
                 return kept.certificate
-        detail = {"keys": len(keys), "folders": len(folders)}
-        with self._change(by, Action.PROJECT_DELETE, **detail) as change:
+        with self._change(by, Action.PROJECT_DELETE, keys=len(keys), folders=len(folders)) as change:
             project = self._closed(change, project_id)
             check_transition(f"project '{project.slug}'", project.state, ProjectState.DELETED)
             # Stops: an agent in an attacker's hands that destroys what must be kept, and has it certified as due.
@@ -127,7 +127,7 @@ class Closing(Desk):
             certificate = sign(_claims(project, keys, folders, change.now))
             change.session.add(DeletionRow(project_id=project.id, certificate=certificate, at=change.now))
             project.state = ProjectState.DELETED
-            change.detail["certificate"] = certificate
+            change.detail["certificate"] = digest(certificate)
             return certificate
 
     def _closed(self, change: Change, project_id: str) -> ProjectRow:
