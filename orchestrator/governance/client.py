@@ -20,6 +20,9 @@ from pydantic_core import to_json
 from orchestrator.errors import UnavailableError, from_wire
 from orchestrator.governance.calls import operation_named
 from orchestrator.governance.cards import (
+    ClosingDone,
+    ClosingDue,
+    ClosingReceipt,
     DeploymentCard,
     IssuedGrant,
     NodeReport,
@@ -39,6 +42,7 @@ _PROJECTS = TypeAdapter(list[ProjectCard])
 _NOTICES = TypeAdapter(list[Notice])
 _CLAIMS = TypeAdapter(list[SessionClaim])
 _VERDICTS = TypeAdapter(list[SessionVerdict])
+_CLOSINGS = TypeAdapter(list[ClosingDue])
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,17 @@ def check_sessions_call(claims: Iterable[SessionClaim]) -> Call[list[SessionVerd
 def usage_call(report: NodeReport) -> Call[None]:
     """Tell what was measured."""
     return Call("POST", "/v1/usage", lambda content: None, report.model_dump_json().encode())
+
+
+def closings_call() -> Call[list[ClosingDue]]:
+    """Ask what is to be done for closed projects."""
+    return Call("GET", "/v1/closings", _CLOSINGS.validate_json)
+
+
+def closed_call(project_id: str, done: ClosingDone) -> Call[ClosingReceipt]:
+    """Tell what was done for a closed project."""
+    path = f"/v1/closings/{quote(project_id, safe='')}"
+    return Call("POST", path, ClosingReceipt.model_validate_json, done.model_dump_json().encode())
 
 
 def person_call(person: str) -> Call[PersonCard]:
@@ -212,6 +227,14 @@ class AuthorityClient:
     def report_usage(self, report: NodeReport) -> None:
         """Tell what sessions used so far, and how the machine does (node's socket)."""
         self._ask(usage_call(report))
+
+    def closings(self) -> list[ClosingDue]:
+        """What is to be done for closed projects (node's socket)."""
+        return self._ask(closings_call())
+
+    def closed(self, project_id: str, done: ClosingDone) -> ClosingReceipt:
+        """Tell what was done for one; with destroyed keys, the answer is the certificate (node's socket)."""
+        return self._ask(closed_call(project_id, done))
 
     def person(self, person: str) -> PersonCard:
         """A person with platform roles; NotFoundError where there is none (portal's socket)."""

@@ -34,6 +34,29 @@ def _write_unfinished(path: Path, content: bytes, mode: int) -> Path:
     return unfinished
 
 
+def erase(path: Path) -> None:
+    """Overwrite a file's bytes in their place and then remove it, both durable; one that is not there is no error.
+
+    What a killed writer left under another name of the same file (:data:`UNFINISHED`) is overwritten with it. On a
+    file system that writes elsewhere (copy on write, flash) the old bytes may stay on the medium until it reuses them.
+
+    Raises:
+        OSError: it could not be overwritten or removed.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        pass
+    else:
+        with os.fdopen(descriptor, "r+b", buffering=0) as stream:
+            left = os.fstat(descriptor).st_size
+            while left > 0:
+                left -= stream.write(os.urandom(left))
+            os.fsync(descriptor)
+    path.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
 def publish_new(path: Path, content: bytes, *, mode: int = 0o600) -> None:
     """Write a file that must not exist yet. Of two processes that race, one wins; nobody sees half a file.
 

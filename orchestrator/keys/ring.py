@@ -14,7 +14,7 @@ from pathlib import Path
 
 from orchestrator.errors import ConflictError, CustodyError, NotFoundError
 from orchestrator.keys.custodian import KeyCustodian
-from orchestrator.keys.durable import UNFINISHED, publish_new, sync_folder
+from orchestrator.keys.durable import UNFINISHED, erase, publish_new
 
 KEY_BYTES = 32
 _STALE_SECONDS = 3600
@@ -87,14 +87,16 @@ class KeyRing:
         return self._path(key_id).exists()
 
     def destroy(self, key_id: str) -> None:
-        """Remove a key for good; a key that is not there is no error.
+        """Overwrite a wrapped key and remove it; a key that is not there is no error.
+
+        For good only where no backup of the key ring holds it still: the custodian, on a token or in a file, opens
+        a wrapped key from wherever it comes. docs/data.md says what to do with backups.
 
         Raises:
             CustodyError: it could not be removed.
         """
         try:
-            self._path(key_id).unlink(missing_ok=True)
-            sync_folder(self._folder)
+            erase(self._path(key_id))
         except OSError as error:
             raise CustodyError(f"the key '{key_id}' cannot be destroyed: {error.strerror}") from error
 

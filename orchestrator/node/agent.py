@@ -13,6 +13,7 @@ import os
 import resource
 import signal
 import socket
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,13 +32,16 @@ from orchestrator.governance.keys import GRANT_PUBLIC, load_public_key
 from orchestrator.keys import KeyRing, open_custodian
 from orchestrator.node import mounts
 from orchestrator.node.catalogue_views import CatalogueViews
+from orchestrator.node.closings import CLOSING_SECONDS, Closer
 from orchestrator.node.csi import csi_server
 from orchestrator.node.door import door_app
 from orchestrator.node.folders import Folders
-from orchestrator.node.grants import GrantDesk
+from orchestrator.node.grants import GrantDesk, chain_wanted
 from orchestrator.node.journal import Journal
-from orchestrator.node.ports import Authority, Keys, ViewBuilder
+from orchestrator.node.ports import Keys, NodeAuthority, ViewBuilder
+from orchestrator.node.rounds import Rounds
 from orchestrator.node.sessions import Sessions
+from orchestrator.node.usage import REPORT_SECONDS, SAMPLE_SECONDS, SIZES_SECONDS, Meter
 from orchestrator.node.views import Views
 from orchestrator.node.volumes import Volumes
 from orchestrator.node.watch import Watch
@@ -58,7 +62,7 @@ class Parts:
     """What the agent works with; each can be replaced in a test."""
 
     runtime: Runtime
-    authority: Authority
+    authority: NodeAuthority
     keys: Keys
     builder: ViewBuilder
     seccomp: str | None
@@ -171,12 +175,14 @@ def serve(settings: Settings, parts: Callable[[Settings], Parts] = real_parts) -
     def now() -> datetime:
         return datetime.now(UTC)
 
-    desk = GrantDesk(load_public_key(layout.public / GRANT_PUBLIC), issuer_of(settings.deployment), now)
+    public_key = load_public_key(layout.public / GRANT_PUBLIC)
+    desk = GrantDesk(public_key, issuer_of(settings.deployment), now, chain_wanted(settings))
+    folders = Folders(layout, with_parts.keys)
     volumes = Volumes(
         allowed=layout.mounts / "ws",
         limits=settings.workspace.limits,
         views=Views(layout.mounts, with_parts.builder),
-        folders=Folders(layout, with_parts.keys),
+        folders=folders,
         builder=with_parts.builder,
         journal=journal,
     )
@@ -199,11 +205,41 @@ def serve(settings: Settings, parts: Callable[[Settings], Parts] = real_parts) -
         clock=now,
         seconds=settings.reconcile_seconds,
     )
+    meter = Meter(
+        sessions=sessions,
+        runtime=with_parts.runtime,
+        folders=folders,
+        state=layout.folders,
+        desk=with_parts.authority,
+        clock=now,
+        ticks=time.monotonic,
+    )
+    closer = Closer(
+        desk=with_parts.authority,
+        journal=journal,
+        keys=with_parts.keys,
+        folders=folders,
+        place=layout.folders,
+        sessions=sessions,
+        volumes=volumes,
+        emptied=meter.emptied,
+    )
+    # Apart from the watch: whatever these wait for, a session that must end ends.
+    rounds = Rounds(
+        [
+            (1.0, meter.look),
+            (SAMPLE_SECONDS, meter.sample),
+            (SIZES_SECONDS, meter.measure),
+            (REPORT_SECONDS, meter.report),
+            (CLOSING_SECONDS, closer.round),
+        ]
+    )
     csi = csi_server(volumes, desk, layout.socket("csi"), _version())
     csi.start()
     layout.socket("csi").chmod(0o600)
     door = door_socket(layout.socket("door"))
     watch.start()
+    rounds.start()
     server = uvicorn.Server(
         uvicorn.Config(
             door_app(sessions),
@@ -221,6 +257,7 @@ def serve(settings: Settings, parts: Callable[[Settings], Parts] = real_parts) -
         server.run(sockets=[door])
     finally:
         csi.stop(grace=0)
+        rounds.stop()
         watch.stop()
         sessions.close("the node agent stops")
         for publication in volumes.published():
@@ -228,6 +265,8 @@ def serve(settings: Settings, parts: Callable[[Settings], Parts] = real_parts) -
         clean(layout, with_parts.runtime)
         for name in SOCKETS:
             layout.socket(name).unlink(missing_ok=True)
+        with suppress(BulleError):
+            meter.report()
         with suppress(BulleError):
             journal.done("node.stop")
 

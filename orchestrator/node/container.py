@@ -21,6 +21,7 @@ CAPABILITIES = (
     "SETUID",
     "MKNOD",  # a node for a loop device that the machine made later
     "KILL",  # end gocryptfs
+    "LINUX_IMMUTABLE",  # an archived folder, which root too writes only after a second thought
 )
 
 

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.config import Layout, Uid
-from orchestrator.errors import CustodyError, NodeError
+from orchestrator.errors import CustodyError, NodeError, RefusedError
 from orchestrator.node import mounts
 from orchestrator.node.ports import Keys
 from orchestrator.node.shared import Shared
 
 _MB = 1 << 20
+_PROJECT_ID = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,18 @@ def project_key(project_id: str) -> str:
     return f"project/{project_id}/folder"
 
 
+def folder_name(key_id: str) -> str:
+    """Name of the folder whose key this is: it says nothing to the host of the disks."""
+    return hashlib.sha256(key_id.encode()).hexdigest()
+
+
+def archive_of(folders: Path, project_id: str) -> Path:
+    """Where the folders of a closed project lie. While this is there, none of its volumes is ever mounted again."""
+    if not _PROJECT_ID.fullmatch(project_id):
+        raise NodeError(f"{project_id!r} is not a project's id")
+    return folders / "archive" / project_id
+
+
 class Folders:
     """The encrypted folders of a deployment."""
 
@@ -61,12 +75,35 @@ class Folders:
         """
         return self._open.acquire(key_id, lambda: self._mount(key_id, limit_mb)).plain
 
+    def refuse_closed(self, project_id: str) -> None:
+        """Raises RefusedError where the project was closed and its folders put away, or its keys destroyed."""
+        # Stops: a grant from just before the closing that makes a new key and a new home over what was destroyed, or
+        # writes into what was archived. Shown by tests/unit/node/test_closings.py.
+        if archive_of(self._disks, project_id).exists():
+            raise RefusedError("refused by rule project-closed: the project's folders are put away")
+
+    def in_use(self) -> list[str]:
+        """Key ids of the folders that are mounted, or being mounted."""
+        return self._open.keys()
+
+    def size(self, key_id: str) -> int | None:
+        """Bytes that a folder takes on the disk, which is less than its limit: the file is sparse. None: not there."""
+        name = folder_name(key_id)
+        for place in (self._disks, archive_of(self._disks, key_id.split("/")[1])):
+            try:
+                return (place / name / "disk.img").stat().st_blocks * 512
+            except FileNotFoundError:
+                continue
+        return None
+
     def close(self, key_id: str) -> None:
         """Give a folder back; the last user's call unmounts it."""
         self._open.release(key_id, self._unmount)
 
     def _mount(self, key_id: str, limit_mb: int) -> OpenFolder:
-        name = hashlib.sha256(key_id.encode()).hexdigest()
+        # Here, when it counts as in use already: who puts it away looks at both in the other order.
+        self.refuse_closed(key_id.split("/")[1])
+        name = folder_name(key_id)
         disk, cipher, plain = (
             self._disks / name,
             self._mounts / "cipher" / name,

@@ -16,9 +16,13 @@ ACTOR = "node-agent"
 _log = logging.getLogger(__name__)
 
 
-def event_of(kind: str, outcome: Outcome, grant: Grant | None = None, **detail: Any) -> Event:
-    """An event by the node agent, about the person, project and session of ``grant``."""
-    about = {} if grant is None else {"person": grant.person, "project": grant.project, "session": grant.session}
+def event_of(
+    kind: str, outcome: Outcome, grant: Grant | None = None, *, project: str | None = None, **detail: Any
+) -> Event:
+    """An event by the node agent, about the person, project and session of ``grant``, or about a project (slug)."""
+    about = {"project": project} if project is not None else {}
+    if grant is not None:
+        about = {"person": grant.person, "project": grant.project, "session": grant.session}
     return Event(kind=kind, actor=ACTOR, outcome=outcome, detail=detail, **about)
 
 

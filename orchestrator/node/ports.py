@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Protocol
 
+from orchestrator.governance.cards import ClosingDone, ClosingDue, ClosingReceipt, NodeReport
 from orchestrator.terms import Event, Grant, SessionClaim, SessionVerdict
 
 #: rows done, and rows in all (0: not known)
@@ -24,6 +25,9 @@ class Keys(Protocol):
     def exists(self, key_id: str) -> bool:
         """Whether there is one."""
 
+    def destroy(self, key_id: str) -> None:
+        """Overwrite it and remove it."""
+
 
 class Authority(Protocol):
     """The authority as the node agent may ask it
@@ -34,6 +38,27 @@ class Authority(Protocol):
 
     def check_sessions(self, claims: Iterable[SessionClaim]) -> list[SessionVerdict]:
         """Whether each running session is still allowed."""
+
+
+class UsageDesk(Protocol):
+    """The authority as it is told of usage."""
+
+    def report_usage(self, report: NodeReport) -> None:
+        """Tell what was measured."""
+
+
+class ClosingDesk(Protocol):
+    """The authority as it says what is to be done for closed projects."""
+
+    def closings(self) -> list[ClosingDue]:
+        """What is due now."""
+
+    def closed(self, project_id: str, done: ClosingDone) -> ClosingReceipt:
+        """Tell what was done; with destroyed keys, it answers the certificate."""
+
+
+class NodeAuthority(Authority, UsageDesk, ClosingDesk, Protocol):
+    """All that the node agent asks of the authority."""
 
 
 class ViewBuilder(Protocol):

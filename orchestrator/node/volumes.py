@@ -86,7 +86,7 @@ class Volumes:
         self._builder = builder
         self._journal = journal
         self._guard = threading.Lock()
-        self._pending: set[Path] = set()
+        self._pending: dict[Path, str] = {}
         self._published: dict[Path, Publication] = {}
 
     def publish(self, kind: Kind, grant: Grant, target_text: str, progress: Progress = _nothing) -> None:
@@ -109,7 +109,7 @@ class Volumes:
                 raise ConflictError(f"something else shows at {target}")
             if any((each.kind, each.grant.session) == (kind, grant.session) for each in self._published.values()):
                 raise ConflictError(f"the {kind} of session {grant.session} shows elsewhere already")
-            self._pending.add(target)
+            self._pending[target] = grant.project_id
         try:
             source = self._open(kind, grant, progress)
             try:
@@ -124,7 +124,7 @@ class Volumes:
                 self._published[target] = wanted
         finally:
             with self._guard:
-                self._pending.discard(target)
+                self._pending.pop(target, None)
 
     def unpublish(self, target_text: str) -> None:
         """Take a volume away; one that does not show is no error.
@@ -153,7 +153,13 @@ class Volumes:
         with self._guard:
             return list(self._published.values())
 
+    def projects(self) -> set[str]:
+        """Ids of the projects of which something shows, or is on its way."""
+        with self._guard:
+            return {*self._pending.values(), *(each.grant.project_id for each in self._published.values())}
+
     def _open(self, kind: Kind, grant: Grant, progress: Progress) -> Path:
+        self._folders.refuse_closed(grant.project_id)
         if kind is Kind.VIEW:
             # What is in the log is what is opened: a table that is ingested anew in between makes the build fail
             # instead of opening keys that no record names.

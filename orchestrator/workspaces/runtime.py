@@ -30,6 +30,14 @@ class Found:
     running: bool
 
 
+@dataclass(frozen=True)
+class Used:
+    """What a container used: processor seconds since it started, and bytes of memory now (no reclaimable cache)."""
+
+    cpu_seconds: float
+    memory_bytes: float
+
+
 class Runtime(ABC):
     """Creates, starts, looks into and removes the containers of workspaces.
 
@@ -59,6 +67,10 @@ class Runtime(ABC):
     @abstractmethod
     def address(self, container: str, network: str) -> str:
         """IP address of a running container on ``network``."""
+
+    @abstractmethod
+    def used(self, container: str) -> Used:
+        """What a running container used."""
 
     @abstractmethod
     def remove(self, container: str, *, grace: int = 0) -> None:

@@ -143,7 +143,7 @@ def test_the_agent_s_container_has_no_more_than_it_needs() -> None:
     assert arguments["network_mode"] == "none" and arguments["read_only"] is True
     assert arguments["cap_drop"] == ["ALL"] and arguments["cap_add"] == list(CAPABILITIES)
     assert "privileged" not in arguments and "pid_mode" not in arguments
-    assert len(CAPABILITIES) == 9
+    assert len(CAPABILITIES) == 10
     assert {device.split(":")[0] for device in arguments["devices"]} == {"/dev/fuse", "/dev/loop-control"}
     assert arguments["device_cgroup_rules"] == ["b 7:* rwm"], "loop devices, and no disk"
     assert not {"SYS_PTRACE", "SYS_MODULE", "NET_ADMIN", "SYS_RAWIO", "DAC_READ_SEARCH"} & set(CAPABILITIES)

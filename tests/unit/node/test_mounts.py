@@ -71,7 +71,7 @@ class Plain(Folders):
     """Folders without encryption: which folder somebody gets is asked here, not what lies on the disk."""
 
     def __init__(self, place: Path) -> None:
-        self.place = place
+        self.place = self._disks = place
 
     def open(self, key_id: str, limit_mb: int) -> Path:
         folder = self.place / key_id
@@ -445,7 +445,7 @@ def four_megabytes_are_the_most(root: Path) -> None:
     settings = Settings.model_validate({**SETTINGS.model_dump(mode="json"), "state": str(root / "state")})
     FileCustodian.create(root / "kek")
     opened = Folders(settings.layout, KeyRing(root / "ring", FileCustodian(root / "kek")))
-    plain = opened.open("home/x/ann", 4)
+    plain = opened.open(home_key("1" * 32, "ann"), 4)
     full = False
     try:
         try:
@@ -455,7 +455,7 @@ def four_megabytes_are_the_most(root: Path) -> None:
         (image,) = settings.layout.folders.glob("*/disk.img")
         assert full and image.stat().st_size == 4 << 20
     finally:
-        opened.close("home/x/ann")
+        opened.close(home_key("1" * 32, "ann"))
 
 
 def test_a_folder_takes_no_more_than_its_limit(tmp_path: Path) -> None:

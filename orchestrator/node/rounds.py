@@ -1,0 +1,47 @@
+"""Work that the agent does from time to time, on a thread of its own: what it waits for holds up no session's end."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from orchestrator.errors import BulleError
+
+_log = logging.getLogger(__name__)
+
+
+class Rounds:
+    """Calls each of ``jobs`` (seconds between two calls, what to call), one after the other, until it is stopped."""
+
+    def __init__(self, jobs: Sequence[tuple[float, Callable[[], None]]], *, seconds: float = 1.0) -> None:
+        self._jobs = [(every, job) for every, job in jobs]
+        self._due = [0.0] * len(self._jobs)
+        self._seconds = seconds
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="rounds", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Do no more; returns when the call under way has ended."""
+        self._end.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._end.wait(self._seconds):
+            for number, (every, job) in enumerate(self._jobs):
+                now = time.monotonic()
+                if now < self._due[number] or self._end.is_set():
+                    continue
+                self._due[number] = now + every
+                try:
+                    job()
+                except BulleError as error:
+                    _log.warning("%s", error)
+                except Exception:  # noqa: BLE001 - the next round must come, and the other jobs with it
+                    _log.exception("a round stumbled")
