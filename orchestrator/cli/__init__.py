@@ -21,6 +21,8 @@ _PARTS = (
     ("project", "orchestrator.cli.governance", "project_app"),
     ("member", "orchestrator.cli.governance", "member_app"),
     ("permit", "orchestrator.cli.governance", "permit_app"),
+    ("terms", "orchestrator.cli.accounts", "terms_app"),
+    ("training", "orchestrator.cli.accounts", "training_app"),
     ("audit", "orchestrator.cli.audit", "app"),
     ("token", "orchestrator.cli.call", "token_app"),
     ("call", "orchestrator.cli.call", "call"),

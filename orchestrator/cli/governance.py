@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import yaml
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.cli.context import open_governance, open_settings
 from orchestrator.cli.dates import moment
 from orchestrator.cli.permit_file import read_permit_file
-from orchestrator.errors import InputError
+from orchestrator.errors import InputError, SecondPersonError
 from orchestrator.governance.identity import OPERATOR, RESERVED
-from orchestrator.governance.states import MemberRole, PlatformRole
+from orchestrator.governance.states import MemberRole, MembershipState, PlatformRole
 
 if TYPE_CHECKING:
+    from orchestrator.governance.cards import MemberRecord, PersonCard
     from orchestrator.governance.service import Governance
 
 console = Console(highlight=False)
@@ -53,8 +55,12 @@ def _actor(by: str) -> str:
 
 def _do(by: str, act: Callable[[Governance, str], Any], told: str) -> None:
     governance = _governance()
-    act(governance, _actor(by))
-    console.print(f"[green]✓[/] {told}", soft_wrap=True)
+    try:
+        act(governance, _actor(by))
+    except SecondPersonError as noted:
+        console.print(f"[yellow]…[/] {escape(noted.message)}", soft_wrap=True)
+        return
+    console.print(f"[green]✓[/] {escape(told)}", soft_wrap=True)
 
 
 def _day(when: datetime) -> str:
@@ -95,10 +101,30 @@ def person_list(as_json: AsJson = False) -> None:
         _print_json(cards)
         return
     rows = [
-        [card.id, card.display_name, card.email, ", ".join(card.roles), "disabled" if card.disabled else ""]
+        [card.id, card.display_name, card.email, card.affiliation, ", ".join(card.roles), _marks(card)]
         for card in cards
     ]
-    _print_table(["person", "name", "e-mail", "roles", ""], rows)
+    _print_table(["person", "name", "e-mail", "organisation", "roles", ""], rows)
+
+
+def _marks(card: PersonCard) -> str:
+    marks = (("disabled", card.disabled), ("external", card.external), ("gone at the provider", card.gone))
+    return ", ".join(mark for mark, holds in marks if holds)
+
+
+@person_app.command("describe")
+def person_describe(
+    person: str,
+    external: Annotated[bool, typer.Option("--external/--internal", help="Of another organisation, or of ours.")],
+    affiliation: Annotated[str, typer.Option("--affiliation", metavar="NAME", help="The organisation.")] = "",
+    by: As = OPERATOR,
+) -> None:
+    """Say where a person comes from: for an external partner a custodian must agree to each membership."""
+    _do(
+        by,
+        lambda governance, who: governance.describe_person(who, person, external, affiliation),
+        f"{person} is {'an external partner' if external else 'not an external partner'}",
+    )
 
 
 @person_app.command("disable")
@@ -207,6 +233,49 @@ def member_request(project: str, person: str, until: Until = None, lead: Lead = 
     )
 
 
+@member_app.command("invite")
+def member_invite(project: str, person: str, until: Until = None, lead: Lead = False, by: As = OPERATOR) -> None:
+    """Invite somebody; they accept, and an approval puts it into effect."""
+    role = MemberRole.LEAD if lead else MemberRole.MEMBER
+    _do(
+        by,
+        lambda governance, who: governance.invite_member(who, project, person, role, _until(until)),
+        f"{person} is invited to be {role} of {project}",
+    )
+
+
+@member_app.command("accept")
+def member_accept(project: str, by: As = OPERATOR) -> None:
+    """Accept an invitation; an approval puts it into effect."""
+    _do(by, lambda governance, who: governance.accept_invitation(who, project), f"{by} asked to be in {project}")
+
+
+@member_app.command("leave")
+def member_leave(project: str, by: As = OPERATOR) -> None:
+    """Leave a project, or decline an invitation; the last lead asks a custodian."""
+    _do(by, lambda governance, who: governance.leave_project(who, project), f"{by} has left {project}")
+
+
+@member_app.command("consent")
+def member_consent(project: str, person: str, by: As = OPERATOR) -> None:
+    """Agree to an external partner (a custodian), beside the lead's approval."""
+    _do(
+        by,
+        lambda governance, who: governance.consent_external(who, project, person),
+        f"{person} may be in {project} as an external partner",
+    )
+
+
+@member_app.command("confirm")
+def member_confirm(project: str, person: str, by: As = OPERATOR) -> None:
+    """Periodic review: say that a member (the lead) or a lead (a custodian) is still needed."""
+    _do(
+        by,
+        lambda governance, who: governance.confirm_membership(who, project, person),
+        f"the membership of {person} in {project} is confirmed",
+    )
+
+
 @member_app.command("add")
 def member_add(project: str, person: str, until: Until = None, by: As = OPERATOR) -> None:
     """Request a membership for somebody and approve it, both as the project's lead."""
@@ -240,12 +309,15 @@ def member_suspend(project: str, person: str, by: As = OPERATOR) -> None:
 
 @member_app.command("remove")
 def member_remove(project: str, person: str, by: As = OPERATOR) -> None:
-    """End a membership, or turn a request down."""
-    _do(
-        by,
-        lambda governance, who: governance.end_membership(who, project, person),
-        f"the membership of {person} in {project} has ended",
-    )
+    """End a membership at once, or turn a request down; one's own, leave."""
+
+    def remove(governance: Governance, who: str) -> None:
+        if who == person:
+            governance.leave_project(who, project)
+        else:
+            governance.end_membership(who, project, person)
+
+    _do(by, remove, f"the membership of {person} in {project} has ended")
 
 
 @member_app.command("list")
@@ -257,10 +329,30 @@ def member_list(project: str, as_json: AsJson = False) -> None:
         _print_json(records)
         return
     rows = [
-        [one.person, one.display_name, str(one.role), str(one.state), _day(one.ends), one.approved_by or ""]
+        [
+            one.person,
+            one.display_name,
+            str(one.role),
+            str(one.state),
+            _day(one.ends),
+            "" if one.review_due is None else _day(one.review_due),
+            one.approved_by or "",
+            ", ".join(_lacks(one)),
+        ]
         for one in records
     ]
-    _print_table(["person", "name", "role", "state", "until", "approved by"], rows)
+    _print_table(["person", "name", "role", "state", "until", "review by", "approved by", "lacks"], rows)
+
+
+def _lacks(one: MemberRecord) -> list[str]:
+    """What keeps a workspace shut, from this person's side."""
+    training = "training, declared" if one.training_declared else "training"
+    lacks = (
+        ("terms", not one.terms_accepted),
+        (training, one.training_until is None),
+        ("a custodian's consent", one.external and one.consented_by is None),
+    )
+    return [what for what, lacking in lacks if lacking and one.state is not MembershipState.ENDED]
 
 
 @permit_app.command("draft")

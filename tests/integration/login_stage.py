@@ -163,6 +163,9 @@ class Stage:
         rules = governance(self.settings)
         for name in PEOPLE:
             rules.add_person("operator", name, name.capitalize())
+            rules.accept_terms(name, rules.terms_version)
+            training = rules.declare_training(name, "Working with health data", rules.now().date())
+            rules.confirm_training("operator", name, training.id)
         rules.add_role("operator", "custodian", PlatformRole.CUSTODIAN)
         rules.add_role("operator", "admin", PlatformRole.ADMINISTRATOR)
         now = datetime.now(UTC)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,6 +24,8 @@ HERE = Path(__file__).parent
 CACHE = Path(__file__).parents[3] / "build" / "cache" / "demo"
 
 Say = Callable[[str], None]
+
+TRAINING = "Working with sensitive health data"
 
 #: slug → title, purpose, members
 PROJECTS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
@@ -48,6 +50,7 @@ def create_content(settings: Settings, *, people_roles: Mapping[str, str | None]
         _dataset(settings, dataset, say)
     governance = open_governance(settings)
     _people(governance, people_roles, say)
+    _accounts(governance, people_roles, say)
     for slug in PROJECTS:
         _project(governance, slug, until, say)
 
@@ -60,6 +63,19 @@ def _people(governance: Governance, roles: Mapping[str, str | None], say: Say) -
             say(f"added {name}")
         if role is not None and (name not in known or role not in known[name].roles):
             governance.add_role(OPERATOR, name, PlatformRole(role))
+
+
+def _accounts(governance: Governance, people: Iterable[str], say: Say) -> None:
+    """Everybody accepts the terms and declares a training; a custodian confirms it, and the administrator theirs."""
+    for person in people:
+        account = governance.account(person)
+        governance.accept_terms(person, account.terms_version)
+        now = governance.now()
+        if account.training_until is not None and account.training_until > now:
+            continue
+        training = governance.declare_training(person, TRAINING, now.date(), "demonstration: no certificate")
+        governance.confirm_training("admin" if person == "custodian" else "custodian", person, training.id)
+        say(f"{person} accepted the terms and has a training")
 
 
 def _dataset(settings: Settings, name: str, say: Say) -> None:

@@ -67,6 +67,13 @@ def people(bulle) -> None:
     assert bulle("person", "role", "add", "custodian", "custodian")[0] == 0
 
 
+def ready(bulle, person: str) -> None:
+    """Terms accepted, and a training declared that nobody confirmed yet."""
+    assert bulle("terms", "accept", "1", "--as", person)[0] == 0
+    today = datetime.now(UTC).date().isoformat()
+    assert bulle("training", "declare", "Health data", "--on", today, "--as", person)[0] == 0
+
+
 def project(bulle, days: int = 300) -> None:
     until = (datetime.now(UTC) + timedelta(days=days)).date().isoformat()
     code, _, err = bulle(
@@ -80,8 +87,12 @@ def project(bulle, days: int = 300) -> None:
 def test_from_people_to_members_and_back(bulle):
     people(bulle)
     project(bulle)
-    assert bulle("member", "add", "sleep", "researcher", "--as", "lead")[0] == 0
+    code, _, err = bulle("member", "add", "sleep", "researcher", "--as", "lead")
+    assert (code, "terms-not-accepted" in err) == (1, True)
+    ready(bulle, "researcher")
+    assert bulle("member", "approve", "sleep", "researcher", "--as", "lead")[0] == 0
     assert bulle("member", "request", "sleep", "outsider", "--as", "outsider")[0] == 0
+    ready(bulle, "outsider")
     code, _, err = bulle("member", "approve", "sleep", "outsider", "--as", "outsider")
     assert code == 1
     assert "error:" in err
@@ -104,6 +115,35 @@ def test_from_people_to_members_and_back(bulle):
     assert bulle("person", "disable", "outsider")[0] == 0
     assert [one["id"] for one in json.loads(bulle("person", "list", "--json")[1]) if one["disabled"]] == ["outsider"]
     assert bulle("project", "close", "sleep", "--as", "custodian")[0] == 0
+
+
+def test_an_invited_external_partner_from_the_invitation_to_leaving(bulle):
+    people(bulle)
+    project(bulle)
+    assert bulle("person", "describe", "outsider", "--external", "--affiliation", "Another Hospital")[0] == 0
+    assert bulle("member", "invite", "sleep", "outsider", "--as", "lead")[0] == 0
+    assert bulle("member", "accept", "sleep", "--as", "researcher")[0] == 1, "not theirs"
+    assert bulle("member", "accept", "sleep", "--as", "outsider")[0] == 0
+    assert "# Terms of use" in bulle("terms", "show")[1]
+    assert "version 1" in bulle("terms", "show", "--language", "fr")[1]
+    assert bulle("terms", "show", "--language", "de")[0] == 1
+    assert bulle("terms", "accept", "0", "--as", "outsider")[0] == 1
+    ready(bulle, "outsider")
+    assert bulle("training", "declare", "X", "--on", "yesterday", "--as", "outsider")[0] == 1
+    number = str(json.loads(bulle("training", "list", "outsider", "--json")[1])[0]["id"])
+    code, _, err = bulle("training", "confirm", "outsider", number, "--as", "outsider")
+    assert (code, "training.confirm/not-self" in err) == (1, True)
+    assert "consent" in bulle("member", "list", "sleep")[1]
+    assert bulle("training", "confirm", "outsider", number)[0] == 0
+    assert "Health data" in bulle("training", "list", "outsider")[1]
+    assert bulle("member", "approve", "sleep", "outsider", "--as", "lead")[0] == 0
+    assert bulle("member", "consent", "sleep", "outsider", "--as", "lead")[0] == 1
+    assert bulle("member", "consent", "sleep", "outsider", "--as", "custodian")[0] == 0
+    assert bulle("member", "confirm", "sleep", "outsider", "--as", "lead")[0] == 0
+    assert bulle("member", "leave", "sleep", "--as", "lead")[0] == 1, "the last lead"
+    assert bulle("member", "remove", "sleep", "outsider", "--as", "outsider")[0] == 0
+    listed = {one["person"]: one for one in json.loads(bulle("member", "list", "sleep", "--json")[1])}
+    assert (listed["outsider"]["state"], listed["outsider"]["consented_by"]) == ("ended", None)
 
 
 def test_who_acts_may_come_from_the_environment(bulle, monkeypatch):
