@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -288,9 +288,14 @@ class Decisions(Desk):
         if named.reads:
             raise InputError(f"'{operation}' is not a decision that is signed")
         given = arguments_of(named, arguments)
+        who = self.acting(by)  # type: ignore[attr-defined]  # of Tokens, another part of Governance
+        return self.rehearse(lambda: named.run(self, who, given))  # type: ignore[arg-type]
+
+    def rehearse(self, call: Callable[[], Any]) -> PreparedDecision:
+        """What would be signed if a method of Governance were called so; nothing that it does is kept."""
         try:
             with _rehearsal():
-                named.run(self, self.acting(by), given)  # type: ignore[arg-type, attr-defined]
+                call()
         except _Rehearsed as reached:
             if reached.record is None:
                 return PreparedDecision(record=None, options=None)
@@ -303,7 +308,7 @@ class Decisions(Desk):
                 user_verification=UserVerificationRequirement.REQUIRED,
             )
             return PreparedDecision(record=text, options=options_to_json_dict(options))
-        raise InputError(f"'{operation}' is not a decision that is signed")
+        raise InputError("this is not a decision that is signed")
 
     # --- passkeys
 
@@ -401,12 +406,12 @@ class Decisions(Desk):
                 created_at=change.now,
             )
             change.session.add(row)
-            change.detail = {"passkey": passkey[:32], "fingerprint": fingerprint(row.public_key)}
+            change.detail = {"device": passkey[:32], "fingerprint": fingerprint(row.public_key)}
         return _card(row, usable=False)
 
     def remove_passkey(self, by: str, passkey: str) -> None:
         """Take a passkey away: it signs nothing any more. What it signed stays signed."""
-        with self._change(by, Action.PASSKEY_REMOVE, passkey=passkey[:32]) as change:
+        with self._change(by, Action.PASSKEY_REMOVE, device=passkey[:32]) as change:
             row = self._passkey(change.session, passkey)
             change.person = row.person_id
             self._judge(change)
@@ -418,7 +423,7 @@ class Decisions(Desk):
         A custodian's passkey is vouched for by the operator, who writes it among the anchors of the chain; anybody
         else's by a custodian, whose signature under it is a link of that chain.
         """
-        with self._change(by, Action.PASSKEY_VOUCH, person=person, passkey=passkey[:32]) as change:
+        with self._change(by, Action.PASSKEY_VOUCH, person=person, device=passkey[:32]) as change:
             person_named(change.session, person)
             row = self._passkey(change.session, passkey)
             if row.person_id != person:
@@ -438,7 +443,7 @@ class Decisions(Desk):
                 )
             self._decide(change, None, passkey=row.id, public_key=encoded(row.public_key), name=row.name)
             row.vouched_by, row.vouched_at = by, change.now
-            change.detail = {"passkey": passkey[:32], "fingerprint": fingerprint(row.public_key)}
+            change.detail = {"device": passkey[:32], "fingerprint": fingerprint(row.public_key)}
         return _card(row, usable=True)
 
     def public_key_of(self, person: str, passkey: str) -> tuple[str, bytes]:

@@ -9,12 +9,36 @@ from datetime import datetime, timedelta
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from orchestrator.config import Settings, Signatures
 from orchestrator.errors import GrantError
+from orchestrator.governance.chain import ANCHORS, check_chain, read_anchors
 from orchestrator.governance.grants import VerifiedGrant, verify_grant
+from orchestrator.governance.signatures import signing_of, two_people
+from orchestrator.terms import Grant
 
 Clock = Callable[[], datetime]
 #: how long a used id is remembered after its grant expired, against clocks that are set back
 _KEEP = timedelta(minutes=10)
+
+
+def chain_wanted(settings: Settings) -> Callable[[Grant], None] | None:
+    """How the chain of signatures behind a grant is checked; None where the deployment does not require one.
+
+    The anchors are read at each grant: a passkey that the operator takes away counts for nothing at once.
+
+    Raises:
+        SettingsError: signatures are required, and browsers refuse passkeys at the deployment's address.
+    """
+    if settings.governance.signatures is not Signatures.REQUIRED:
+        return None
+    where, two_person = signing_of(settings), two_people(settings.governance)
+    where.check()
+
+    def check(grant: Grant) -> None:
+        anchors = read_anchors(settings.layout.public / ANCHORS, settings.deployment)
+        check_chain(grant, where, anchors, two_person)
+
+    return check
 
 
 class GrantDesk:
@@ -24,8 +48,15 @@ class GrantDesk:
     start is bounded by its 60 seconds and by the authority, which is asked about every session that runs.
     """
 
-    def __init__(self, public_key: Ed25519PublicKey, issuer: str, clock: Clock) -> None:
+    def __init__(
+        self,
+        public_key: Ed25519PublicKey,
+        issuer: str,
+        clock: Clock,
+        chain: Callable[[Grant], None] | None = None,
+    ) -> None:
         self._key = public_key
+        self._chain = chain
         self._issuer = issuer
         self._clock = clock
         self._used: dict[str, tuple[datetime, str]] = {}
@@ -33,8 +64,11 @@ class GrantDesk:
         self._guard = threading.Lock()
 
     def check(self, token: str) -> VerifiedGrant:
-        """A grant whose signature, audience, times and bounds hold; raises GrantError."""
-        return verify_grant(token, self._key, self._issuer, self._clock())
+        """A grant whose signature, audience, times, bounds and chain of signatures hold; raises GrantError."""
+        verified = verify_grant(token, self._key, self._issuer, self._clock())
+        if self._chain is not None:
+            self._chain(verified.grant)
+        return verified
 
     def use_for_start(self, token: str) -> VerifiedGrant:
         """Check a grant and use it up.
