@@ -11,7 +11,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fastapi import FastAPI, Path, Request
@@ -25,6 +25,9 @@ from orchestrator.config import FileCustodian, Settings
 from orchestrator.errors import BulleError, InputError, NotFoundError, RefusedError, to_wire
 from orchestrator.governance.calls import Asked, perform
 from orchestrator.governance.cards import (
+    ClosingDone,
+    ClosingDue,
+    ClosingReceipt,
     DecisionWanted,
     DeploymentCard,
     GrantRequest,
@@ -38,7 +41,9 @@ from orchestrator.governance.cards import (
     Recorded,
     Told,
 )
+from orchestrator.governance.certificates import sign_certificate
 from orchestrator.governance.grants import issuer_of, sign_grant
+from orchestrator.governance.identity import NODE as IDENTITY_OF_NODE
 from orchestrator.governance.keys import GRANT_KEY, load_private_key
 from orchestrator.governance.service import Governance
 from orchestrator.governance.serving import serve_on_sockets
@@ -52,6 +57,7 @@ REMIND_SECONDS = 600.0
 _log = logging.getLogger(__name__)
 
 PersonId = Annotated[str, Path(max_length=64)]
+ProjectId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
 
 
 @dataclass(frozen=True)
@@ -119,6 +125,18 @@ class Authority:
         )
         token = sign_grant(grant, self.grant_key, now, issuer_of(self.deployment))
         return IssuedGrant(grant=token, session=grant.session, ends_at=grant.ends_at)
+
+    def closed(self, project_id: str, told: ClosingDone) -> ClosingReceipt:
+        """Note what the node agent did for a closed project; destroyed keys are answered with a certificate."""
+        if told.done == "archived":
+            self.governance.archived(IDENTITY_OF_NODE, project_id)
+            return ClosingReceipt()
+
+        def sign(claims: dict[str, Any]) -> str:
+            return sign_certificate(claims, self.grant_key, issuer_of(self.deployment))
+
+        certificate = self.governance.deleted(IDENTITY_OF_NODE, project_id, told.keys, told.folders, sign)
+        return ClosingReceipt(certificate=certificate)
 
     def write(self, part: Part, event: Event) -> Recorded:
         """Write a client's event under the client's own name."""
@@ -211,6 +229,14 @@ def node_app(authority: Authority) -> FastAPI:
     @app.post("/v1/usage", status_code=204)
     def usage(report: NodeReport) -> None:
         authority.governance.record_usage(report)
+
+    @app.get("/v1/closings")
+    def get_closings() -> list[ClosingDue]:
+        return authority.governance.closings_due()
+
+    @app.post("/v1/closings/{project_id}")
+    def post_closing(project_id: ProjectId, told: ClosingDone) -> ClosingReceipt:
+        return authority.closed(project_id, told)
 
     return app
 
