@@ -21,6 +21,7 @@ from orchestrator.governance.usage import Usage
 
 
 class Governance(
+    Reading,
     People,
     Projects,
     Memberships,
@@ -34,7 +35,6 @@ class Governance(
     Inbox,
     Notices,
     Usage,
-    Reading,
     Auditing,
     Shelf,
 ):

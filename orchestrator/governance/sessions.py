@@ -150,20 +150,25 @@ class Sessions(Desk):
         """The person's projects, but those they left, by title. Raises NotFoundError."""
         now = now or self._clock()
         with self._store.read() as session:
-            who = person_named(session, person)
-            wanted = (
-                _standings(self._policy, members_only=True)
-                .where(PersonRow.id == who.id)
-                .where(MembershipRow.state != MembershipState.ENDED)
-                .order_by(ProjectRow.title, ProjectRow.slug)
-            )
-            every = [_found(row, self._policy) for row in session.execute(wanted)]
-            spent = quotas_used(session, self._policy, {found.project.id for found in every}, now)
-            return [
-                self._card(found.standing, found.project, found.membership, now, spent.get(found.project.id))
-                for found in every
-                if found.membership is not None
-            ]
+            return self._cards(session, person_named(session, person), now)
+
+    def _cards(self, session: Session, who: PersonRow, now: datetime, slug: str | None = None) -> list[ProjectCard]:
+        """The person's projects by title, but those they left; with ``slug``, that one only."""
+        wanted = (
+            _standings(self._policy, members_only=True)
+            .where(PersonRow.id == who.id)
+            .where(MembershipRow.state != MembershipState.ENDED)
+            .order_by(ProjectRow.title, ProjectRow.slug)
+        )
+        if slug is not None:
+            wanted = wanted.where(ProjectRow.slug == slug)
+        every = [_found(row, self._policy) for row in session.execute(wanted)]
+        spent = quotas_used(session, self._policy, {found.project.id for found in every}, now)
+        return [
+            self._card(found.standing, found.project, found.membership, now, spent.get(found.project.id))
+            for found in every
+            if found.membership is not None
+        ]
 
     def _card(
         self,
