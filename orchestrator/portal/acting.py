@@ -7,6 +7,7 @@ ours, which says what came of it; with a fault it comes back to where it was, wi
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from orchestrator.errors import (
     BulleError,
     NotFoundError,
     SecondPersonError,
+    SignatureError,
     UnavailableError,
 )
 from orchestrator.governance.operations import OPERATIONS
@@ -42,6 +44,8 @@ Fields = Mapping[str, list[str]]
 LARGEST = 256 * 1024
 #: fields of the forms themselves; no argument of an operation begins with an underscore
 TOKEN, FORM, FROM, NEXT = "_token", "_form", "_from", "_next"
+#: what a passkey signed, filled in by sign.js: JSON of ``{"record", "credential"}``
+SIGNATURE = "_signature"
 _FORM_ID = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,80}")
 #: arguments that are an end: the day that is typed belongs to what ends
 _ENDS = frozenset({"ends", "until", "valid_until"})
@@ -61,7 +65,7 @@ def _plain(act: Act, fields: Fields) -> dict[str, Any]:
     return arguments_of(OPERATIONS[act.operation].arguments, fields)
 
 
-def _first(place: tuple[int | str, ...]) -> str:
+def _first(place: tuple[int | str, ...], fields: Fields) -> str:
     return str(place[0]) if place else ""
 
 
@@ -77,7 +81,7 @@ class Act:
     operation: str
     done: str = ""
     arguments: Callable[[Act, Fields], dict[str, Any]] = _plain
-    place: Callable[[tuple[int | str, ...]], str] = _first
+    place: Callable[[tuple[int | str, ...], Fields], str] = _first
     leads: Callable[[Any], str] | None = None
     shown: Callable[[Portal, Request, Session, Any], Awaitable[Response]] | None = None
 
@@ -117,7 +121,15 @@ class Acting:
         reader = self._portal.language(request)
         try:
             arguments = self._arguments(act, typed)
-            answer = await self._portal.call(session, act.operation, **arguments)
+            signature = _signature(fields)
+            try:
+                answer = await self._portal.authority.perform(
+                    act.operation, arguments, by=session.person, signature=signature
+                )
+            except SignatureError:
+                if signature is not None:
+                    raise
+                return await self._to_sign(request, session, act, arguments, fields)
         except FormFault as fault:
             faults = {name: words.fault(reader, text) for name, text in fault.faults.items()}
             told = Told("bad", reader.text(words.FORM_FAULTS), form, typed, faults)
@@ -138,6 +150,31 @@ class Acting:
         session.tell(back, told)
         return RedirectResponse(back + (f"#{form}" if form and told.faults else ""), 303)
 
+    async def _to_sign(
+        self, request: Request, session: Session, act: Act, arguments: Mapping[str, Any], fields: Fields
+    ) -> Response:
+        """The page on which the person's passkey signs exactly this; it sends the same form again, with the signature.
+
+        Raises:
+            BulleError: it would not be done with a signature either.
+        """
+        prepared = await self._portal.authority.prepare(session.person, act.operation, arguments)
+        if prepared.record is None or prepared.options is None:
+            raise SignatureError("the decision can be taken without a signature", hint="try once more")
+        return await self._portal.page(
+            request,
+            session,
+            "sign.html",
+            operation=act.operation,
+            record=prepared.record,
+            told_record=_told(json.loads(prepared.record)),
+            options=json.dumps(prepared.options),
+            fields=[
+                (name, value) for name, values in fields.items() if name not in (TOKEN, SIGNATURE) for value in values
+            ],
+            back=_only(fields, FROM),
+        )
+
     @staticmethod
     def _arguments(act: Act, typed: Fields) -> dict[str, Any]:
         """The arguments in JSON's types. Raises FormFault."""
@@ -148,9 +185,33 @@ class Acting:
         except ValidationError as error:
             faults: dict[str, str] = {}
             for fault in error.errors(include_url=False, include_input=False):
-                faults.setdefault(act.place(fault["loc"]), _fault_of(fault["type"], fault["msg"]))
+                faults.setdefault(act.place(fault["loc"], typed), _fault_of(fault["type"], fault["msg"]))
             raise FormFault(faults) from error
         return model.model_dump(mode="json", exclude_unset=True)
+
+
+def _signature(fields: Fields) -> dict[str, Any] | None:
+    text = _only(fields, SIGNATURE)
+    if not text:
+        return None
+    try:
+        signature = json.loads(text)
+    except ValueError:
+        signature = None
+    if not isinstance(signature, dict):
+        raise SignatureError("the passkey's answer cannot be read", hint="try once more")
+    return signature
+
+
+def _told(record: Mapping[str, Any], within: str = "") -> list[tuple[str, str]]:
+    """A record as pairs of a name and a text, in its own words: who signs sees all of it."""
+    pairs: list[tuple[str, str]] = []
+    for name, value in record.items():
+        if isinstance(value, dict):
+            pairs += _told(value, f"{within}{name}.")
+        elif value not in (None, ""):
+            pairs.append((within + name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)))
+    return pairs
 
 
 def _fault_of(kind: str, message: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -25,7 +25,7 @@ from starlette.staticfiles import StaticFiles
 from orchestrator import pages
 from orchestrator.config import Settings
 from orchestrator.errors import BulleError, NotFoundError, RefusedError, UnavailableError
-from orchestrator.governance.cards import DeploymentCard, PersonCard
+from orchestrator.governance.cards import DeploymentCard, PersonCard, Waiting
 from orchestrator.governance.client import AsyncAuthorityClient
 from orchestrator.governance.rules import Action, Fact, judge
 from orchestrator.governance.states import PlatformRole
@@ -85,8 +85,13 @@ class Visitor:
     session: Session
     card: PersonCard
     deployment: DeploymentCard
-    #: how many things wait for this person
-    waiting: int
+    #: what waits for this person
+    inbox: Sequence[Waiting]
+
+    @property
+    def waiting(self) -> int:
+        """How many things wait for this person."""
+        return len(self.inbox)
 
     @property
     def warn(self) -> bool:
@@ -244,16 +249,13 @@ class Portal:
 
     async def visitor(self, session: Session) -> Visitor:
         """Who the person is, as every page shows it."""
-        card, deployment, waiting = await asyncio.gather(
-            self.authority.person(session.person), self.authority.deployment(), self._waiting(session)
+        card, deployment, inbox = await asyncio.gather(
+            self.authority.person(session.person), self.authority.deployment(), self.call(session, "inbox.read")
         )
-        return Visitor(session, card, deployment, waiting)
-
-    async def _waiting(self, session: Session) -> int:
-        return len(await self.call(session, "inbox.read"))
+        return Visitor(session, card, deployment, inbox)
 
     # -- what pages are made of --------------------------------------------------------------------
-    async def call(self, session: Session, operation: str, **arguments: Any) -> Any:
+    async def call(self, session: Session, operation: str, /, **arguments: Any) -> Any:
         """Do or read something in the person's name; the answer is the operation's (see its declaration).
 
         Raises:

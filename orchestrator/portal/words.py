@@ -36,6 +36,15 @@ ROLES = {"lead": _marked("Lead"), "member": _marked("Member")}
 WHY_NOT = {
     "person-disabled": _marked("Your account is disabled. Please ask the administrator."),
     "not-a-member": _marked("You are not a member of this project."),
+    "removed-at-provider": _marked("The login service no longer knows you. Please ask the administrator."),
+    "membership-invited": _marked("You are invited, and have not accepted yet."),
+    "membership-not-reviewed": _marked("The project’s lead has not confirmed your membership in time."),
+    "external-not-agreed": _marked("A data custodian has not agreed to you as an external partner yet."),
+    "terms-not-accepted": _marked("You have not accepted the terms of use yet."),
+    "no-training": _marked("You have no confirmed training on record yet."),
+    "training-expired": _marked("Your training has run out."),
+    "project-deleted": _marked("The project is closed and its keys are destroyed."),
+    "permit-replaced": _marked("The permit was withdrawn or replaced while the session ran."),
     "membership-requested": _marked("The project’s lead has not approved your membership yet."),
     "membership-suspended": _marked("Your membership is suspended. Please ask the project’s lead."),
     "membership-ended": _marked("Your membership has ended."),
@@ -50,7 +59,11 @@ WHY_NOT = {
     "permit-expired": _marked("The project’s permit has run out."),
 }
 
+#: states of a project or membership that keep it from counting, and those that do not
 STATES = {
+    "active": _marked("active"),
+    "invited": _marked("invited"),
+    "deleted": _marked("keys destroyed"),
     "requested": _marked("waiting for approval"),
     "suspended": _marked("suspended"),
     "ended": _marked("ended"),
@@ -64,6 +77,156 @@ PROJECT_STATES = {
     "suspended": _marked("suspended"),
     "closed": _marked("closed"),
     "deleted": _marked("keys destroyed"),
+}
+
+APPLICATION_STATES = {
+    "draft": _marked("draft"),
+    "submitted": _marked("submitted"),
+    "returned": _marked("returned"),
+    "complete": _marked("complete, being decided"),
+    "approved": _marked("approved"),
+    "refused": _marked("refused"),
+    "withdrawn": _marked("withdrawn"),
+}
+APPLICATION_KINDS = {
+    "new": _marked("New project"),
+    "amendment": _marked("Amendment"),
+    "renewal": _marked("Renewal"),
+}
+PERMIT_STATES = {
+    "draft": _marked("draft"),
+    "approved": _marked("in force"),
+    "revoked": _marked("revoked"),
+    "superseded": _marked("replaced"),
+}
+#: how a state looks: what is well, what goes on, what needs somebody
+TONES = {
+    "active": "good",
+    "approved": "good",
+    "suspended": "warn",
+    "returned": "warn",
+    "refused": "warn",
+    "requested": "warn",
+    "invited": "warn",
+}
+
+#: parts of an application, by their name in its content
+PARTS = {
+    "title": _marked("Title"),
+    "lay_summary": _marked("Summary in plain words"),
+    "purpose": _marked("Purpose"),
+    "legal_basis": _marked("Legal basis"),
+    "outputs": _marked("Expected outputs"),
+    "lead": _marked("Lead"),
+    "team": _marked("Team"),
+    "starts": _marked("Begins"),
+    "ends": _marked("Ends"),
+    "tables": _marked("Data"),
+}
+
+#: what an application can lack (orchestrator.governance.completeness): the same sentences
+LACKS = (
+    _marked("a title is missing"),
+    _marked("a summary in plain language is missing"),
+    _marked("the purpose is missing"),
+    _marked("the legal basis is missing"),
+    _marked("the expected outputs are missing"),
+    _marked("the lead is missing"),
+    _marked("'%(person)s' cannot be the lead: there is no such active account"),
+    _marked("'%(person)s' cannot be the lead: their membership is suspended"),
+    _marked("'%(person)s' cannot be in the team: there is no such active account"),
+    _marked("the first day is missing"),
+    _marked("the last day is missing"),
+    _marked("the last day must come after the first"),
+    _marked("the last day must be in the future"),
+    _marked("a renewal must end later than the project does now (%(ends)s)"),
+    _marked("an amendment must not end later than the project does now (%(ends)s): ask for a renewal"),
+    _marked("no table is asked for"),
+    _marked("no column of %(table)s is asked for"),
+    _marked("the reason for column '%(column)s' of %(table)s is missing"),
+    _marked("%(table)s is asked for twice"),
+    _marked("column '%(column)s' of %(table)s is asked for twice"),
+    _marked("%(table)s: %(fault)s"),
+)
+
+#: what waits for a person, by its kind (orchestrator.governance.inbox)
+WAITING = {
+    "invitation": _marked("You are invited to join"),
+    "terms": _marked("Read and accept the terms of use"),
+    "training": _marked("Declare a training"),
+    "training-confirm": _marked("Confirm the training of %(person)s"),
+    "member-approve": _marked("Decide whether %(person)s becomes a member"),
+    "member-consent": _marked("Agree to %(person)s as an external partner"),
+    "member-review": _marked("Confirm that %(person)s is still a member"),
+    "lead-review": _marked("Confirm that %(person)s is still the lead"),
+    "lead-appoint": _marked("Decide whether %(person)s becomes a lead"),
+    "application-check": _marked("Check whether the application is complete"),
+    "application-decide": _marked("Decide on the application"),
+    "application-returned": _marked("Complete your application"),
+    "permit-approve": _marked("Decide on version %(number)s of the permit"),
+    "project-activate": _marked("Decide whether the project begins"),
+    "second-person": _marked("Another person decided something that needs you too"),
+    "quota": _marked("A limit of the project is nearly used up"),
+}
+
+#: kinds of events that a project's members read about (orchestrator.governance.auditing)
+EVENTS = {
+    "application.begin": _marked("Application begun"),
+    "application.amend": _marked("Amendment begun"),
+    "application.edit": _marked("Application changed"),
+    "application.submit": _marked("Application submitted"),
+    "application.withdraw": _marked("Application withdrawn"),
+    "application.return": _marked("Application returned for completion"),
+    "application.check": _marked("Application found complete"),
+    "application.approve": _marked("Application approved"),
+    "application.refuse": _marked("Application refused"),
+    "project.create": _marked("Project created"),
+    "project.activate": _marked("Project activated"),
+    "project.suspend": _marked("Project suspended"),
+    "project.resume": _marked("Project resumed"),
+    "project.close": _marked("Project closed"),
+    "project.retain": _marked("Retention changed"),
+    "project.archive": _marked("Folders archived"),
+    "project.delete": _marked("Keys destroyed"),
+    "quota.set": _marked("Limit changed"),
+    "member.invite": _marked("Invited"),
+    "member.accept": _marked("Invitation accepted"),
+    "member.request": _marked("Asked to join"),
+    "member.approve": _marked("Membership approved"),
+    "member.consent": _marked("External partner agreed to"),
+    "member.confirm": _marked("Membership confirmed"),
+    "member.suspend": _marked("Membership suspended"),
+    "member.leave": _marked("Left the project"),
+    "member.end": _marked("Membership ended"),
+    "lead.appoint": _marked("Lead appointed"),
+    "lead.confirm": _marked("Lead confirmed"),
+    "permit.draft": _marked("Permit drafted"),
+    "permit.approve": _marked("Permit approved"),
+    "permit.revoke": _marked("Permit revoked"),
+    "workspace.start": _marked("Workspace started"),
+    "workspace.stop": _marked("Workspace stopped"),
+    "workspace.refused": _marked("Workspace refused"),
+    "grant.issue": _marked("Access granted to a workspace"),
+    "grant.refused": _marked("Access refused to a workspace"),
+    "decision.endorse": _marked("First of two decisions taken"),
+}
+
+SCOPES = {
+    "read": _marked("Read whatever I may read"),
+    "account": _marked("Accept terms and declare trainings"),
+    "projects": _marked("Apply, amend, close, draft permits"),
+    "members": _marked("Invite, approve, confirm and remove members"),
+    "decide": _marked("Take a data custodian’s decisions"),
+    "admin": _marked("People, roles, limits and stops"),
+}
+
+#: coarsenings that an application may ask for
+TRANSFORMS = {
+    "": _marked("as it is"),
+    "year": _marked("year only"),
+    "month": _marked("month only"),
+    "band": _marked("in steps of …"),
+    "top": _marked("at most …"),
 }
 
 PLATFORM_ROLES = {
@@ -155,6 +318,7 @@ FIELD_FAULTS = {
     "datetime_parsing": _marked("Write a date as 2027-12-31."),
     "datetime_from_date_parsing": _marked("Write a date as 2027-12-31."),
     "one": _marked("Give one value only."),
+    "condition": _marked("One condition a line: a column, a comparison and a value, such as age >= 40."),
 }
 FORM_FAULTS = _marked("Nothing was saved. Please look at what is marked.")
 SECOND_PERSON = _marked("Noted. It takes effect when a second person decides the same.")
@@ -228,6 +392,24 @@ def refusal(in_words: Language, error: BulleError) -> str:
     if isinstance(error, ConflictError):
         return f"{in_words.text(CONFLICT)} ({error.message})"
     return str(error)
+
+
+def missing(in_words: Language, text: str) -> str:
+    """What an application lacks, in the reader's words."""
+    for pattern, sentence in _LACKS:
+        found = pattern.fullmatch(text)
+        if found:
+            return in_words.text(sentence, **found.groupdict())
+    return text
+
+
+def _pattern(sentence: str) -> re.Pattern[str]:
+    parts = re.split(r"%\((\w+)\)s", sentence)
+    return re.compile("".join(f"(?P<{part}>.+?)" if at % 2 else re.escape(part) for at, part in enumerate(parts)))
+
+
+# The sentence that is nothing but values comes last, so it takes what no other one fits.
+_LACKS = tuple((_pattern(sentence), sentence) for sentence in LACKS)
 
 
 def listed(in_words: Language, words: list[str]) -> str:

@@ -19,6 +19,7 @@ from starlette.testclient import TestClient
 from orchestrator.config import Settings
 from orchestrator.errors import IsolationError, NotFoundError, RefusedError, UnavailableError
 from orchestrator.governance.cards import (
+    Account,
     ColumnCard,
     DeploymentCard,
     PermitCard,
@@ -75,6 +76,19 @@ def project(slug: str = "doctor-visits", **change: Any) -> ProjectCard:
     return ProjectCard(**{**values, **change})
 
 
+def account(**change: Any) -> Account:
+    values: dict[str, Any] = {
+        "person": PersonCard(id="ada", subject="ada", display_name="Dr ada", email="", disabled=False, roles=()),
+        "terms_version": "1",
+        "terms": {"en": "Be careful.", "fr": "Soyez prudents."},
+        "terms_accepted_at": UNTIL,
+        "training_required": True,
+        "trainings": (),
+        "training_until": UNTIL,
+    }
+    return Account(**{**values, **change})
+
+
 class Authority:
     """The authority's answers."""
 
@@ -84,10 +98,24 @@ class Authority:
         self.embedded = True
         self.down = False
         #: what each operation answers, or raises; and what was called
-        self.answers: dict[str, Any] = {"inbox.read": []}
+        self.answers: dict[str, Any] = {"inbox.read": [], "account.read": account()}
         self.called: list[tuple[str, str, dict[str, Any]]] = []
+        self.signatures: list[Any] = []
+        self.prepared: Any = None
 
-    async def call(self, name: str, by: str, **arguments: Any) -> Any:
+    async def perform(
+        self, name: str, arguments: dict[str, Any], *, by: str | None = None, signature: Any = None
+    ) -> Any:
+        assert by is not None
+        self.signatures.append(signature)
+        return await self.call(name, by, **arguments)
+
+    async def prepare(self, by: str, operation: str, arguments: dict[str, Any]) -> Any:
+        if isinstance(self.prepared, Exception):
+            raise self.prepared
+        return self.prepared
+
+    async def call(self, name: str, by: str, /, **arguments: Any) -> Any:
         if self.down:
             raise UnavailableError("the authority does not answer")
         self.called.append((name, by, arguments))
