@@ -50,6 +50,17 @@ class PersonCard(Value):
     gone: bool = False
 
 
+class PersonProject(Value):
+    """A project of a person's, as somebody else may see that they are in it."""
+
+    slug: str
+    title: str
+    project_state: ProjectState
+    role: MemberRole
+    membership_state: MembershipState
+    membership_ends: datetime
+
+
 class ColumnCard(Value):
     """A column that a permit shows. ``transform`` is readable, such as ``year`` or ``band 5``."""
 
@@ -375,7 +386,7 @@ class DecisionWanted(Value):
 
     by: Annotated[str, Field(max_length=64)]
     operation: Annotated[str, Field(max_length=60)]
-    arguments: dict[str, Any] = {}
+    arguments: Annotated[dict[str, Any], Field(default_factory=dict)]
 
 
 class PreparedDecision(Value):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from orchestrator.governance.cards import PersonCard, TrainingCard
+from orchestrator.governance.cards import PersonCard, PersonProject, TrainingCard
 from orchestrator.governance.operations.declared import Operation, Scope
 from orchestrator.governance.people import MOST_PEOPLE
 from orchestrator.governance.states import PlatformRole
@@ -83,6 +83,16 @@ OPERATIONS: tuple[Operation, ...] = (
         OnePerson,
         list[TrainingCard],
         lambda governance, by, asked: governance.trainings_of(by, asked.person),
+    ),
+    Operation(
+        "person.projects",
+        "GET",
+        "/people/{person}/projects",
+        "The projects that a person is or was in, of those that one may read",
+        Scope.READ,
+        OnePerson,
+        list[PersonProject],
+        lambda governance, by, asked: governance.projects_of_person(by, asked.person),
     ),
     Operation(
         "person.add",

@@ -10,8 +10,9 @@ from orchestrator.errors import ConflictError, InputError, NotFoundError, Refuse
 from orchestrator.governance import identity
 from orchestrator.governance.cards import Person
 from orchestrator.governance.identity import HUB, OPERATOR, RESERVED, person_id
+from orchestrator.governance.people import People
 from orchestrator.governance.states import INCOMPATIBLE_ROLES, PlatformRole
-from tests.unit.governance.places import peopled
+from tests.unit.governance.places import create, peopled, running
 
 
 @given(st.text(min_size=1, max_size=255))
@@ -100,3 +101,27 @@ def test_roles_that_exclude_each_other(here, pair):
     here.governance.add_role(OPERATOR, "outsider", first)
     with pytest.raises(RefusedError, match="separate-roles"):
         here.governance.add_role(OPERATOR, "outsider", second)
+
+
+def test_of_a_persons_projects_one_sees_those_that_one_may_read(here):
+    running(here.governance, "sleep")
+    create(here.governance, "pain", lead="outsider")
+    here.governance.activate_project("custodian", "pain")
+    here.governance.request_membership("researcher", "pain", "researcher")
+
+    def seen(by, person="researcher"):
+        return [project.slug for project in here.governance.projects_of_person(by, person)]
+
+    assert seen("lead") == ["sleep"], "what else a member studies is not their lead's to know"
+    assert seen("outsider") == ["pain"]
+    assert seen("auditor") == seen("admin") == seen("custodian2") == ["pain", "sleep"]
+    with pytest.raises(RefusedError, match=r"person\.read"):
+        seen("researcher", "lead")
+    with pytest.raises(NotFoundError):
+        seen("auditor", "nobody")
+
+
+def test_negative_control_without_the_question_a_lead_sees_all_projects_of_a_member(here, monkeypatch):
+    monkeypatch.setattr(People, "_may_read", lambda *_, **__: True)
+    with pytest.raises(AssertionError, match="not their lead's"):
+        test_of_a_persons_projects_one_sees_those_that_one_may_read(here)
