@@ -43,7 +43,6 @@ from orchestrator.governance.cards import (
 )
 from orchestrator.governance.certificates import sign_certificate
 from orchestrator.governance.grants import issuer_of, sign_grant
-from orchestrator.governance.identity import NODE as IDENTITY_OF_NODE
 from orchestrator.governance.keys import GRANT_KEY, load_private_key
 from orchestrator.governance.service import Governance
 from orchestrator.governance.serving import serve_on_sockets
@@ -129,13 +128,13 @@ class Authority:
     def closed(self, project_id: str, told: ClosingDone) -> ClosingReceipt:
         """Note what the node agent did for a closed project; destroyed keys are answered with a certificate."""
         if told.done == "archived":
-            self.governance.archived(IDENTITY_OF_NODE, project_id)
+            self.governance.archived(NODE.actor, project_id)
             return ClosingReceipt()
 
         def sign(claims: dict[str, Any]) -> str:
             return sign_certificate(claims, self.grant_key, issuer_of(self.deployment))
 
-        certificate = self.governance.deleted(IDENTITY_OF_NODE, project_id, told.keys, told.folders, sign)
+        certificate = self.governance.deleted(NODE.actor, project_id, told.keys, told.folders, sign)
         return ClosingReceipt(certificate=certificate)
 
     def write(self, part: Part, event: Event) -> Recorded:
