@@ -50,12 +50,25 @@ class Column:
 class Table:
     title: dict[str, str]
     columns: tuple[Column, ...]
+    table: str = "visits"
+    version: int = 1
+    rows: int = 27326
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    name: str
+    tables: tuple[Table, ...]
 
 
 class Shelf:
     """One dataset with one table of three columns."""
 
     tables: ClassVar = {("visits", "visits"): Table({"en": "Visits"}, (Column("age"), Column("sex"), Column("docvis")))}
+
+    def datasets(self) -> tuple[Dataset, ...]:
+        return tuple(Dataset(dataset, (table,)) for (dataset, _), table in self.tables.items())
 
     def check(self, tables: Sequence[TablePermit], /) -> None:
         for table in tables:
