@@ -9,6 +9,7 @@ import pytest
 from orchestrator.config import Settings
 from orchestrator.errors import ConflictError, CustodyError, NotFoundError
 from orchestrator.keys import FileCustodian, KeyRing, open_custodian
+from orchestrator.keys import ring as ring_room
 
 
 def test_a_key_is_kept_wrapped_under_a_name_that_says_nothing(tmp_path: Path, custodian: FileCustodian) -> None:
@@ -119,3 +120,41 @@ def test_the_embedded_custodian_is_made_once_and_its_loss_is_said(tmp_path: Path
     with pytest.raises(CustodyError, match="is gone"):
         open_custodian(settings, layout)
     assert not list(layout.custodian.iterdir())
+
+
+def bytes_of_a_destroyed_key(ring: KeyRing, folder: Path, aside: Path) -> bytes:
+    """What is left where the wrapped key stood, seen through a second name of the same file."""
+    ring.create("a")
+    (entry,) = folder.glob("*.key")
+    os.link(entry, aside)
+    before = aside.read_bytes()
+    ring.destroy("a")
+    assert len(aside.read_bytes()) == len(before)
+    assert aside.read_bytes() != before, "the wrapped key is still on the disk"
+    return aside.read_bytes()
+
+
+def test_a_destroyed_keys_bytes_are_overwritten_in_their_place(tmp_path: Path, custodian: FileCustodian) -> None:
+    left = bytes_of_a_destroyed_key(KeyRing(tmp_path / "ring", custodian), tmp_path / "ring", tmp_path / "aside")
+    with pytest.raises(CustodyError):
+        custodian.unwrap(left, "a")
+
+
+def test_negative_control_a_key_that_is_only_removed_stays_on_the_disk(
+    tmp_path: Path, custodian: FileCustodian, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ring_room, "erase", lambda path: path.unlink(missing_ok=True))
+    with pytest.raises(AssertionError, match="still on the disk"):
+        bytes_of_a_destroyed_key(KeyRing(tmp_path / "ring", custodian), tmp_path / "ring", tmp_path / "aside")
+
+
+def test_a_link_in_the_place_of_a_key_is_not_followed(tmp_path: Path, custodian: FileCustodian) -> None:
+    ring = KeyRing(tmp_path / "ring", custodian)
+    ring.create("a")
+    (entry,) = (tmp_path / "ring").glob("*.key")
+    entry.unlink()
+    (tmp_path / "other").write_text("something else of root's")
+    entry.symlink_to(tmp_path / "other")
+    with pytest.raises(CustodyError, match="cannot be destroyed"):
+        ring.destroy("a")
+    assert (tmp_path / "other").read_text() == "something else of root's"
