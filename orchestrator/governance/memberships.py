@@ -256,6 +256,8 @@ class Memberships(Desk):
                 mine.add(Fact.FOR_PERMIT_APPROVER)
             if record.person in appointers:
                 mine.add(Fact.FOR_LEAD_APPOINTER)
+            if Fact.LEAD in facts and _counts_for_lead(record, project):
+                mine.add(Fact.MEMBERS_LEAD)
             # A lead has to see the training of whom they are asked to admit.
             reads = Fact.LEAD in mine or judge(Action.PERSON_READ, mine, self._rules).allowed
             if record.state is MembershipState.ENDED and not reads:
@@ -346,6 +348,13 @@ class Memberships(Desk):
             )
             for row, person, until, accepted_at in session.execute(wanted)
         ]
+
+
+def _counts_for_lead(record: MemberRecord, project: ProjectRow) -> bool:
+    """Whether a lead of the project is, to this person, a lead of a project that they are in or asked to be in."""
+    asked = record.state is MembershipState.REQUESTED and record.requested_by == record.person
+    there = asked or record.state in (MembershipState.ACTIVE, MembershipState.SUSPENDED)
+    return there and project.state in (ProjectState.ACTIVE, ProjectState.SUSPENDED)
 
 
 def requested(  # noqa: PLR0917 - what a membership is made of
