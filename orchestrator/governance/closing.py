@@ -25,6 +25,13 @@ from orchestrator.governance.store import DeletionRow, MembershipRow, ProjectRow
 #: how many projects the node agent is told of at once
 MOST_DUE = 100
 
+#: stands in every certificate: a wrapped key opens from wherever it comes, as long as the custodian lives
+NOTE = (
+    "The wrapped keys named here were overwritten and removed from the key ring, and the encrypted folders removed."
+    " A backup of the key ring from before still holds the keys: the deletion is complete when every such backup is"
+    " destroyed too."
+)
+
 _FOLDER = re.compile(r"[A-Za-z0-9._~-]{1,200}")
 
 
@@ -75,15 +82,15 @@ class Closing(Desk):
             persons: dict[str, list[str]] = {}
             for project_id, person in session.execute(members.order_by(MembershipRow.person_id)):
                 persons.setdefault(project_id, []).append(person)
-        return [
-            ClosingDue(
-                project_id=row.id,
-                project=row.slug,
-                action="destroy" if row.retain_until is not None and row.retain_until <= now else "archive",
-                persons=tuple(persons.get(row.id, ())),
-            )
-            for row in rows
-        ]
+            return [
+                ClosingDue(
+                    project_id=row.id,
+                    project=row.slug,
+                    action="destroy" if row.retain_until is not None and row.retain_until <= now else "archive",
+                    persons=tuple(persons.get(row.id, ())),
+                )
+                for row in rows
+            ]
 
     def archived(self, by: str, project_id: str) -> None:
         """Note that a closed project's folders are read-only. Telling it again is no error."""
@@ -171,4 +178,5 @@ def _claims(project: ProjectRow, keys: Sequence[str], folders: Sequence[str], no
         "deleted_at": now.isoformat(),
         "keys": sorted(keys),
         "folders": sorted(folders),
+        "note": NOTE,
     }
