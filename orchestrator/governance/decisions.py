@@ -107,6 +107,8 @@ class _First:
     subject: str
     project_id: str | None
     signed: _Signed | None
+    #: who had endorsed it before and does not count any more, and when
+    replaces: tuple[str, datetime] | None
 
 
 class Decisions(Desk):
@@ -216,7 +218,7 @@ class Decisions(Desk):
                 change.seals["endorsed_by"] = first.by
                 return
             raise SecondPersonError("you decided this already; it waits for a second person")
-        change.first = _First(subject, project_id, signed)
+        change.first = _First(subject, project_id, signed, None if first is None else (first.by, first.at))
         raise SecondPersonError("noted; it takes effect when a second person decides the same")
 
     def _counts(self, change: Change, project: ProjectRow | None, first: EndorsementRow) -> bool:
@@ -236,7 +238,8 @@ class Decisions(Desk):
         # In a transaction of its own, as what led here was undone: nothing of the change itself can stay.
         with self._store.write() as session:
             known = session.get(EndorsementRow, first.subject)
-            if known is not None and known.by != change.by and known.at == change.now:
+            # Two who are the first at the same time: one of them is told, and becomes the second.
+            if (None if known is None else (known.by, known.at)) != first.replaces:
                 raise ConflictError("somebody decided the same at the same time", hint="decide once more")
             detail = {"action": str(change.action), **change.detail}
             if first.signed is not None:

@@ -113,10 +113,10 @@ def read_record(text: str) -> Record:
         record = Record.model_validate_json(text)
         spelling = record.text()
     except (ValidationError, ValueError, TypeError, RecursionError) as error:
-        raise SignatureError("the record that was signed is malformed") from error
+        raise SignatureError("refused by rule signature/record: what was signed is no record") from error
     # What is checked must be what was signed: a second field of the same name, say, would hide behind the first.
     if spelling != text:
-        raise SignatureError("the record that was signed is not in its one spelling")
+        raise SignatureError("refused by rule signature/record: the record is not in its one spelling")
     return record
 
 

@@ -60,9 +60,7 @@ class SignedPlace:
         return [(record.event.kind, str(record.event.outcome)) for record in self.audit.read()][1:]
 
 
-def signed_place(
-    folder: Path, mode: Signatures = Signatures.REQUIRED, two_person: tuple[str, ...] = ()
-) -> SignedPlace:
+def signed_place(folder: Path, mode: Signatures = Signatures.REQUIRED, two_person: tuple[str, ...] = ()) -> SignedPlace:
     clock = Clock()
     audit = AuditLog(folder / "audit", AUDIT_KEY, clock=clock)
     audit.create()
