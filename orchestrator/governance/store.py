@@ -1,7 +1,7 @@
 """The store of governance: tables, and transactions that exclude each other.
 
-Portable between SQLite and PostgreSQL. A write is serialisable: on SQLite it takes the database's one write
-lock at its beginning, on PostgreSQL the server lets only one of two that contradict each other commit.
+The same on SQLite and PostgreSQL (orchestrator/governance/database.py says how). Changes of the tables are migrations
+(orchestrator/governance/migrations).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
@@ -16,7 +17,6 @@ from sqlalchemy import (
     Boolean,
     DateTime,
     Dialect,
-    Engine,
     Float,
     ForeignKey,
     Index,
@@ -25,18 +25,15 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
-    create_engine,
-    event,
-    insert,
-    select,
+    inspect,
     text,
 )
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
-from sqlalchemy.pool import StaticPool
 from sqlalchemy.types import TypeDecorator
 
-from orchestrator.errors import BulleError, ConflictError, SettingsError, UnavailableError
+from orchestrator.errors import BulleError, ConflictError, UnavailableError
+from orchestrator.governance.database import MIGRATES, WRITES, open_engine
 from orchestrator.governance.states import (
     ApplicationKind,
     ApplicationState,
@@ -47,9 +44,11 @@ from orchestrator.governance.states import (
     ProjectState,
 )
 
-SCHEMA_VERSION = 2
+#: the latest migration (orchestrator/governance/migrations): each change of these tables adds one
+SCHEMA = "0002"
 
-_WRITES = "bulle_writes"
+#: PostgreSQL: not serialisable, deadlock, waited too long for another to write
+_CONFLICTS = ("40001", "40P01", "55P03")
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -97,7 +96,7 @@ class Base(DeclarativeBase):
 
 
 class SchemaVersion(Base):
-    """The one row that says which schema the tables follow."""
+    """Its one row turns away programs of before the migrations, which know it alone."""
 
     __tablename__ = "schema_version"
 
@@ -157,6 +156,8 @@ class ProjectRow(Base):
     #: when the keys of a closed project are destroyed
     retain_until: Mapped[datetime | None] = mapped_column(UtcDateTime, index=True)
     archived_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    #: days from closing to ``retain_until``, where the decision set others than the deployment's
+    retain_days: Mapped[int | None] = mapped_column(Integer)
 
 
 class MembershipRow(Base):
@@ -221,11 +222,24 @@ class PermitRow(Base):
     ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
+#: an application that is not decided yet: a project has one at most
+_OPEN = "state IN ('draft', 'submitted', 'returned', 'complete')"
+
+
 class ApplicationRow(Base):
     """One version of an application: for a new project, an amendment or a renewal."""
 
     __tablename__ = "application"
-    __table_args__ = (UniqueConstraint("project_id", "number"),)
+    __table_args__ = (
+        UniqueConstraint("project_id", "number"),
+        Index(
+            "application_one_open",
+            "project_id",
+            unique=True,
+            sqlite_where=text(_OPEN),
+            postgresql_where=text(_OPEN),
+        ),
+    )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("project.id"))
@@ -412,28 +426,48 @@ class DeletionRow(Base):
 class Store:
     """An open store. Threads may share it."""
 
-    def __init__(self, url: str) -> None:
-        self._engine = _engine(url)
-        # A reader needs one moment of the store and no more: on PostgreSQL it then never conflicts with a writer.
-        sqlite = self._engine.dialect.name == "sqlite"
-        self._reads = self._engine if sqlite else self._engine.execution_options(isolation_level="REPEATABLE READ")
+    def __init__(self, url: str, password_file: Path | None = None) -> None:
+        self._engine = open_engine(url, password_file)
+        self._reads, self._writes, self._migrates = self._engine, self._engine, self._engine
+        if self._engine.dialect.name == "postgresql":
+            # A reader needs one moment of the store and no more: it then never conflicts with a writer.
+            self._reads = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            # Who waited for another to change the schema must see what that one did.
+            self._migrates = self._engine.execution_options(isolation_level="READ COMMITTED")
+        self._writes = self._engine.execution_options(**{WRITES: True})
+        self._migrates = self._migrates.execution_options(**{MIGRATES: True})
 
     def prepare(self) -> None:
-        """Make the tables that are missing.
+        """Make the tables, or bring those of an older version up to date, with all that is in them.
 
         Raises:
-            SettingsError: the tables follow another version of the schema.
+            SettingsError: the store is newer than this program.
             UnavailableError: the database does not answer.
         """
-        with _typed_errors():
-            with self._writing().begin() as connection:
-                Base.metadata.create_all(connection)
-                versions = connection.scalars(select(SchemaVersion.version)).all()
-                if not versions:
-                    connection.execute(insert(SchemaVersion).values(version=SCHEMA_VERSION))
-            if versions and max(versions) != SCHEMA_VERSION:
-                told = f"schema {max(versions)}; this version needs {SCHEMA_VERSION}"
-                raise SettingsError(f"the governance store follows {told}")
+        if self.schema() == SCHEMA:
+            return
+        from orchestrator.governance import migrations  # noqa: PLC0415 - costly, and seldom needed
+
+        # One transaction, which excludes any other of its kind: of two programs that start at once, one migrates.
+        with _typed_errors(), self._migrates.begin() as connection:
+            migrations.upgrade(connection)
+
+    def schema(self) -> str | None:
+        """The schema that the tables follow; None where there are none, or those of before the migrations.
+
+        Raises:
+            UnavailableError: the database does not answer.
+        """
+        with _typed_errors(), self._reads.begin() as connection:
+            if not inspect(connection).has_table("alembic_version"):
+                return None
+            found = connection.scalars(text("SELECT version_num FROM alembic_version")).all()
+            return found[0] if len(found) == 1 else None
+
+    @property
+    def kind(self) -> str:
+        """``sqlite`` or ``postgresql``."""
+        return self._engine.dialect.name
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -443,21 +477,18 @@ class Store:
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """A serialisable transaction; the caller commits, and leaving without a commit rolls back.
+        """A transaction that no other writes beside; the caller commits, and leaving without a commit rolls back.
 
         Raises:
             ConflictError: another transaction was first.
             UnavailableError: the database does not answer.
         """
-        with _typed_errors(), Session(self._writing(), expire_on_commit=False) as session:
+        with _typed_errors(), Session(self._writes, expire_on_commit=False) as session:
             yield session
 
     def close(self) -> None:
         """Close the connections."""
         self._engine.dispose()
-
-    def _writing(self) -> Engine:
-        return self._engine.execution_options(**{_WRITES: True})
 
 
 @contextmanager
@@ -469,41 +500,8 @@ def _typed_errors() -> Iterator[None]:
     except IntegrityError as error:
         raise ConflictError("the same was done at the same time by somebody else") from error
     except SQLAlchemyError as error:
-        if isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in ("40001", "40P01"):
+        if isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in _CONFLICTS:
             raise ConflictError("something else was changed at the same time", hint="try again") from error
         # Not the whole error: it quotes the statement and its values.
         told = error.orig if isinstance(error, DBAPIError) else type(error).__name__
         raise UnavailableError(f"the governance store does not answer: {told}") from error
-
-
-def _engine(url: str) -> Engine:
-    try:
-        if url.startswith("sqlite"):
-            return _sqlite_engine(url)
-        return create_engine(url, isolation_level="SERIALIZABLE", pool_pre_ping=True)
-    except (SQLAlchemyError, ImportError) as error:
-        raise SettingsError(f"database: not a usable SQLAlchemy URL ({type(error).__name__})") from error
-
-
-def _sqlite_engine(url: str) -> Engine:
-    in_memory = url in ("sqlite://", "sqlite:///:memory:")
-    options: dict[str, Any] = {"connect_args": {"timeout": 15, "check_same_thread": False}}
-    if in_memory:
-        options["poolclass"] = StaticPool
-    engine = create_engine(url, **options)
-
-    @event.listens_for(engine, "connect")
-    def _prepare(connection: Any, record: Any) -> None:
-        # The driver would begin transactions by itself, and only before a write: too late to exclude another.
-        connection.isolation_level = None
-        connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute("PRAGMA synchronous = FULL")
-        if not in_memory:
-            connection.execute("PRAGMA journal_mode = WAL")
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Any) -> None:
-        writes = connection.get_execution_options().get(_WRITES, False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-    return engine

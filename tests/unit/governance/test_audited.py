@@ -6,16 +6,13 @@ import threading
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
-from sqlalchemy.schema import CreateIndex, CreateTable
 
 from orchestrator.errors import (
     AuditError,
     BulleError,
     ConflictError,
     InputError,
-    SettingsError,
     UnavailableError,
 )
 from orchestrator.governance import desk
@@ -167,46 +164,6 @@ def test_the_database_itself_allows_one_approved_version(sleep):
     with pytest.raises(ConflictError), sleep.store.write() as session:
         session.execute(text("UPDATE permit SET state = 'approved'"))
         session.commit()
-
-
-def test_the_store_survives_its_process(folder, sleep):
-    again = Store(f"sqlite:///{folder / 'governance.sqlite'}")
-    again.prepare()
-    other = Governance(again, Kept(), sleep.clock, Shelf())
-    assert other.may_open("researcher", "sleep").permit == sleep.governance.may_open("researcher", "sleep").permit
-    with again.read() as session:
-        assert session.execute(text("PRAGMA journal_mode")).scalar() == "wal"
-        assert session.execute(text("PRAGMA foreign_keys")).scalar() == 1
-    again.close()
-
-
-def test_another_schema_is_refused(folder, here):
-    with here.store.write() as session:
-        session.execute(text("UPDATE schema_version SET version = 99"))
-        session.commit()
-    with pytest.raises(SettingsError, match="schema 99"):
-        Store(f"sqlite:///{folder / 'governance.sqlite'}").prepare()
-
-
-def test_a_store_that_is_not_there(tmp_path):
-    with pytest.raises(UnavailableError) as caught:
-        Store(f"sqlite:///{tmp_path / 'no' / 'folder'}").prepare()
-    assert "INSERT" not in str(caught.value)
-    with pytest.raises(SettingsError):
-        Store("nonsense")
-
-
-def test_the_schema_is_portable():
-    """Every table and index compiles for PostgreSQL, the partial unique index included."""
-    dialect = postgresql.dialect()
-    compiled = [str(CreateTable(table).compile(dialect=dialect)) for table in Base.metadata.sorted_tables]
-    indexes = [
-        str(CreateIndex(index).compile(dialect=dialect))
-        for table in Base.metadata.sorted_tables
-        for index in table.indexes
-    ]
-    assert "TIMESTAMP WITH TIME ZONE" in "".join(compiled)
-    assert any("UNIQUE" in index and "WHERE state = 'approved'" in index for index in indexes)
 
 
 def test_reads_do_not_take_the_write_lock(sleep):
