@@ -23,6 +23,7 @@ _PARTS = (
     ("permit", "orchestrator.cli.governance", "permit_app"),
     ("terms", "orchestrator.cli.accounts", "terms_app"),
     ("training", "orchestrator.cli.accounts", "training_app"),
+    ("usage", "orchestrator.cli.usage", "usage"),
     ("audit", "orchestrator.cli.audit", "app"),
     ("token", "orchestrator.cli.call", "token_app"),
     ("call", "orchestrator.cli.call", "call"),

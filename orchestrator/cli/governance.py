@@ -16,6 +16,7 @@ from rich.table import Table
 from orchestrator.cli.context import open_governance, open_settings
 from orchestrator.cli.dates import moment
 from orchestrator.cli.permit_file import read_permit_file
+from orchestrator.cli.usage import certificate
 from orchestrator.errors import InputError, SecondPersonError
 from orchestrator.governance.identity import OPERATOR, RESERVED
 from orchestrator.governance.states import MemberRole, MembershipState, PlatformRole
@@ -216,6 +217,9 @@ def project_suspend(slug: str, by: As = OPERATOR) -> None:
 def project_close(slug: str, by: As = OPERATOR) -> None:
     """End a project for good."""
     _do(by, lambda governance, who: governance.close_project(who, slug), f"project {slug} is closed")
+
+
+project_app.command("certificate")(certificate)
 
 
 def _until(until: str | None) -> datetime | None:
