@@ -337,8 +337,10 @@ class Applications(Desk):
     def _judge_about(
         self, change: Change, project: ProjectRow, row: ApplicationRow, content: ApplicationContent
     ) -> None:
-        about = about_application(change.session, change.by, project, row, content)
-        self._judge(change, project, *about[change.action])
+        about = about_application(change.session, change.by, project, row, content)[change.action]
+        # Who could not act on any is told no more: not that this one names them.
+        self._judge(change, project, *(about & {Fact.APPLICANT}))
+        self._judge(change, project, *about)
 
     def _add(
         self, change: Change, project: ProjectRow, number: int, kind: ApplicationKind, content: ApplicationContent
