@@ -83,10 +83,13 @@ class People(Desk):
         with self._store.read() as session:
             self._judge_read(session, by, Action.PEOPLE_READ)
             wanted = select(PersonRow).where(PersonRow.id > after).order_by(PersonRow.id)
-            sought = search.strip().lower()
+            sought = search.strip()
             if sought:
                 places = (PersonRow.id, PersonRow.display_name, PersonRow.email, PersonRow.affiliation)
-                wanted = wanted.where(or_(*(func.lower(one).contains(sought, autoescape=True) for one in places)))
+                lower = (func.lower(one).contains(sought.lower(), autoescape=True) for one in places)
+                # SQLite makes only a to z lower: with an accent, the name is found as it is written.
+                exact = (one.contains(sought, autoescape=True) for one in places)
+                wanted = wanted.where(or_(*lower, *exact))
             return [person_card(row) for row in session.scalars(wanted.limit(max(1, min(limit, MOST_PEOPLE))))]
 
     def login(self, person: str, told: Person) -> PersonCard:

@@ -114,7 +114,7 @@ class TestOffices:
     def test_a_lead_does_not_choose_the_custodian_by_proposing_the_others(self, sleep, how):
         getattr(sleep.governance, how)("lead", "sleep", "custodian2")
         self.custodian2_approves(sleep.governance)
-        with pytest.raises(RefusedError, match="not-for-permit-approver|'invited'"):
+        with pytest.raises(RefusedError, match=r"not-for-permit-approver|'invited'"):
             sleep.governance.approve_membership("lead", "sleep", "custodian2")
 
     def test_negative_control_where_being_proposed_counts_a_lead_chooses(self, sleep, monkeypatch):
@@ -403,19 +403,11 @@ class TestWhatIsTold:
         taken = set()
         for by in ("outsider", "custodian", "lead", "researcher"):
             for name, act in acts.items():
-                for person, one in self.told(full, by).items():
-                    if (
-                        name in one.may
-                        and name not in ("member.leave", "member.end")
-                        or (name, by)
-                        == (
-                            "member.leave",
-                            "researcher",
-                        )
-                    ):
-                        act(full.governance, by, person)
-                        taken.add(name)
-                        break
+                offered = [person for person, one in self.told(full, by).items() if name in one.may]
+                # Endings last, and by one person only: nobody would be left to try the others on.
+                if offered and (name not in ("member.leave", "member.end") or by == "researcher"):
+                    act(full.governance, by, offered[0])
+                    taken.add(name)
         assert taken == set(acts) - {"member.end"}
 
     def test_members_do_not_see_each_others_terms_and_training_nor_who_left(self, full):

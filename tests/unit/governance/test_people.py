@@ -125,3 +125,134 @@ def test_negative_control_without_the_question_a_lead_sees_all_projects_of_a_mem
     monkeypatch.setattr(People, "_may_read", lambda *_, **__: True)
     with pytest.raises(AssertionError, match="not their lead's"):
         test_of_a_persons_projects_one_sees_those_that_one_may_read(here)
+
+
+class TestDescribing:
+    def test_an_external_partner_has_an_organisation(self, here):
+        peopled(here.governance)
+        with pytest.raises(InputError, match="affiliation"):
+            here.governance.describe_person("admin", "outsider", True)
+        card = here.governance.describe_person("admin", "outsider", True, " Another Hospital ")
+        assert (card.external, card.affiliation) == (True, "Another Hospital")
+        assert not here.governance.describe_person("custodian", "outsider", False).external
+
+    def test_nobody_describes_themselves(self, here):
+        peopled(here.governance)
+        for by in ("admin", "custodian"):
+            with pytest.raises(RefusedError, match=r"person\.describe/not-self"):
+                here.governance.describe_person(by, by, False)
+
+    @pytest.mark.parametrize("by", ["lead", "outsider", "auditor", HUB])
+    def test_who_does_not(self, here, by):
+        peopled(here.governance)
+        with pytest.raises(RefusedError, match=r"person\.describe/who-may"):
+            here.governance.describe_person(by, "researcher", False)
+
+
+class TestReading:
+    def test_people_are_found_and_paged(self, here):
+        peopled(here.governance)
+        here.governance.add_person(OPERATOR, "zoe", "Zoé 100%_", "z@elsewhere.example")
+        here.governance.describe_person("admin", "zoe", True, "Another Hospital")
+
+        def found(**asked):
+            return [card.id for card in here.governance.people("auditor", **asked)]
+
+        assert found() == ["admin", "auditor", "custodian", "custodian2", "lead", "outsider", "researcher", "zoe"]
+        assert found(limit=2) == ["admin", "auditor"]
+        assert found(limit=2, after="auditor") == ["custodian", "custodian2"]
+        assert found(search="CUSTO") == ["custodian", "custodian2"]
+        assert found(search="elsewhere") == found(search="another hosp") == ["zoe"]
+        assert found(search="Zoé") == ["zoe"]
+        assert found(search="100%_") == ["zoe"]
+        assert found(search="%") == ["zoe"], "no wildcard of the database"
+        assert found(search="nothing") == []
+        assert len(found(limit=-1)) == 1
+
+    @pytest.mark.parametrize("by", ["lead", "researcher", "outsider"])
+    def test_who_does_not_read_everybody(self, here, by):
+        peopled(here.governance)
+        with pytest.raises(RefusedError, match=r"people\.read/who-may"):
+            here.governance.people(by)
+
+    def test_one_reads_oneself_and_a_lead_their_members(self, sleep):
+        governance = sleep.governance
+        assert governance.read_person("outsider", "outsider").id == "outsider"
+        assert governance.read_person("lead", "researcher").id == "researcher"
+        for by, person in (("researcher", "lead"), ("lead", "outsider"), ("outsider", "nobody")):
+            with pytest.raises(RefusedError, match=r"person\.read/who-may"):
+                governance.read_person(by, person)
+        governance.leave_project("researcher", "sleep")
+        with pytest.raises(RefusedError):
+            governance.read_person("lead", "researcher")
+
+
+class TestTheProvider:
+    def test_who_is_gone_is_shut_out_until_known_again(self, sleep):
+        governance = sleep.governance
+        governance.gone_person(HUB, "researcher", True)
+        assert governance.person("researcher").gone
+        with pytest.raises(RefusedError, match="removed-at-provider"):
+            governance.may_open("researcher", "sleep")
+        before = sleep.events()
+        governance.gone_person(HUB, "researcher", True)
+        assert sleep.events() == before, "nothing changed, nothing written"
+        governance.gone_person(HUB, "researcher", False)
+        assert governance.may_open("researcher", "sleep")
+
+    def test_a_login_says_that_they_are_back(self, sleep):
+        sleep.governance.gone_person(HUB, "lead", True)
+        told = Person(subject="lead", display_name="Lead", email="lead@example.org")
+        assert not sleep.governance.login("lead", told).gone
+
+    @pytest.mark.parametrize("by", ["admin", "custodian", "researcher", OPERATOR])
+    def test_only_the_hub_tells(self, sleep, by):
+        with pytest.raises(RefusedError, match=r"person\.gone/who-may"):
+            sleep.governance.gone_person(by, "researcher", True)
+        with pytest.raises(RefusedError, match=r"role\.follow/who-may"):
+            sleep.governance.follow_roles(by, "researcher", {PlatformRole.REVIEWER})
+
+    def test_roles_follow_groups(self, here):
+        peopled(here.governance)
+        follow = here.governance.follow_roles
+        assert follow(HUB, "lead", {PlatformRole.CUSTODIAN, PlatformRole.REVIEWER}).roles == ("custodian", "reviewer")
+        before = here.events()
+        assert follow(HUB, "lead", {PlatformRole.CUSTODIAN, PlatformRole.REVIEWER}).roles == ("custodian", "reviewer")
+        assert here.events() == before, "nothing changed, nothing written"
+        assert follow(HUB, "lead", {PlatformRole.REVIEWER}).roles == ("reviewer",)
+        assert follow(HUB, "lead", ()).roles == ()
+
+    def test_roles_that_somebody_here_gave_stay(self, here):
+        peopled(here.governance)
+        assert here.governance.follow_roles(HUB, "auditor", ()).roles == ("auditor",)
+        here.governance.follow_roles(HUB, "lead", {PlatformRole.REVIEWER})
+        here.governance.add_role("admin", "lead", PlatformRole.REVIEWER)
+        assert here.governance.follow_roles(HUB, "lead", ()).roles == ("reviewer",)
+
+    def test_a_role_taken_here_is_given_again_by_the_provider(self, here):
+        peopled(here.governance)
+        here.governance.follow_roles(HUB, "lead", {PlatformRole.REVIEWER})
+        assert here.governance.remove_role("admin", "lead", PlatformRole.REVIEWER).roles == ()
+        assert here.governance.follow_roles(HUB, "lead", {PlatformRole.REVIEWER}).roles == ("reviewer",)
+
+    def test_no_group_gives_roles_that_exclude_each_other(self, here):
+        peopled(here.governance)
+        follow = here.governance.follow_roles
+        for person, roles in (
+            ("lead", {PlatformRole.CUSTODIAN, PlatformRole.AUDITOR}),
+            ("admin", {PlatformRole.CUSTODIAN}),
+        ):
+            with pytest.raises(RefusedError, match="separate-roles"):
+                follow(HUB, person, roles)
+        assert here.governance.person("lead").roles == ()
+        follow(HUB, "lead", {PlatformRole.AUDITOR})
+        assert follow(HUB, "lead", {PlatformRole.CUSTODIAN}).roles == ("custodian",), "one group for another"
+        with pytest.raises(RefusedError, match="separate-roles"):
+            follow(HUB, "lead", {PlatformRole.AUDITOR, PlatformRole.ADMINISTRATOR})
+        assert here.governance.person("lead").roles == (), "what was to go is gone"
+
+    def test_nobody_disabled_is_given_a_role(self, here):
+        peopled(here.governance)
+        here.governance.disable_person("admin", "lead")
+        with pytest.raises(RefusedError, match="not-for-disabled"):
+            here.governance.follow_roles(HUB, "lead", {PlatformRole.REVIEWER})
