@@ -43,6 +43,7 @@ from orchestrator.portal.pages import (
     health,
     inbox,
     offices,
+    passkeys,
     people,
     projects,
     usage,
@@ -58,7 +59,7 @@ LOGIN_COOKIE = "bulle-portal-login"
 #: routes that anybody may ask for: none of them shows or changes anything of anybody, but the API to who has a token
 OPEN = ("api", "health", "language", "oauth_callback", "static")
 #: each has ``routes(portal)`` and, where it has forms, ``ACTS``
-PAGES = (projects, workspaces, inbox, applications, catalogue, account, offices, people, usage, audit, health)
+PAGES = (projects, workspaces, inbox, applications, catalogue, account, passkeys, offices, people, usage, audit, health)
 #: the largest of the portal's own small forms, in bytes
 _SMALL = 4096
 

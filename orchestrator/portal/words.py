@@ -44,6 +44,7 @@ WHY_NOT = {
     "no-training": _marked("You have no confirmed training on record yet."),
     "training-expired": _marked("Your training has run out."),
     "project-deleted": _marked("The project is closed and its keys are destroyed."),
+    "quota-used": _marked("The project has used up what it may use or hold. Its usage says when that changes."),
     "permit-replaced": _marked("The permit was withdrawn or replaced while the session ran."),
     "membership-requested": _marked("The project’s lead has not approved your membership yet."),
     "membership-suspended": _marked("Your membership is suspended. Please ask the project’s lead."),

@@ -125,6 +125,8 @@ class Projects:
         found: list[PersonCard] = []
         if may_search and search:
             found = await self._portal.call(session, "people.list", search=search, limit=_FOUND)
+        leads = page.mine is not None and page.mine.role is MemberRole.LEAD
+        reads = leads or visitor.may(Action.PERSON_READ)
         inside = {member.person for member in page.members if member.state is not MembershipState.ENDED}
         return await self._shown(
             request,
@@ -137,9 +139,8 @@ class Projects:
             may_search=may_search,
             search=search,
             found=[person for person in found if person.id not in inside],
-            roles=list(MemberRole),
-            approves=_approves,
-            confirms=_confirms,
+            # The authority leaves out what the reader may not see; saying "none" of it would be wrong.
+            reads=lambda member: reads or member.person == session.person,
         )
 
     async def permit(self, request: Request, session: Session) -> Response:
@@ -253,14 +254,3 @@ def _version(page: ProjectPage, asked: str) -> PermitRecord | None:
         raise NotFoundError("there is no such version of the permit")
     in_force = [permit for permit in page.permits if permit.state is PermitState.APPROVED]
     return next(iter(in_force), max(page.permits, key=lambda permit: permit.version, default=None))
-
-
-def _approves(member: MemberRecord) -> bool:
-    """Whether the reader may put this membership into effect."""
-    action = Action.LEAD_APPOINT if member.role is MemberRole.LEAD else Action.MEMBER_APPROVE
-    return action in member.may or Action.MEMBER_APPROVE in member.may
-
-
-def _confirms(member: MemberRecord) -> bool:
-    """Whether the reader may say that this membership goes on."""
-    return Action.LEAD_CONFIRM in member.may or Action.MEMBER_CONFIRM in member.may
