@@ -162,6 +162,8 @@ class Decisions(Desk):
             raise _Rehearsed(expected, keys)
         given = presented().signature
         if given is None:
+            # A browser asks so what it has to have signed, each time: that nobody tried anything is no news.
+            change.unsigned = True
             raise SignatureError(
                 "refused by rule signature: this decision is signed with your passkey",
                 hint="decide in the portal, in a browser that can reach your passkey",

@@ -148,6 +148,8 @@ class Change:
     detail: dict[str, Any] = field(default_factory=dict)
     #: who else decided, and the decision's signature: told in the log besides ``detail``
     seals: dict[str, Any] = field(default_factory=dict)
+    #: set by ``_decide`` where the change is to be signed first: a question, and no attempt that the log tells of
+    unsigned: bool = False
     #: set by ``_decide`` where the change waits for a second person
     first: Any = None
 
@@ -232,7 +234,7 @@ class Desk:
                 self._endorse(change)
             raise
         except RefusedError as error:
-            if change is not None:
+            if change is not None and not change.unsigned:
                 self._audit.record(change.event(Outcome.REFUSED, error.message))
             raise
         except BulleError as error:

@@ -342,7 +342,11 @@ def test_required_means_that_without_a_signature_nothing_happens(waiting):
     with pytest.raises(SignatureError, match="rule signature"):
         approve(waiting)()
     assert permit_state(waiting, 2) is PermitState.DRAFT
-    assert waiting.events()[-1] == ("permit.approve", "refused")
+    with presenting(signature=waiting.keys["lead"].sign(waiting.record(approve(waiting)))):
+        with pytest.raises(SignatureError):
+            approve(waiting)()
+    assert permit_state(waiting, 2) is PermitState.DRAFT
+    assert waiting.events()[-2:] == [("permit.draft", "done"), ("permit.approve", "refused")]
 
 
 def test_optional_asks_those_who_have_a_passkey(folder):
