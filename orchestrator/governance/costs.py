@@ -148,9 +148,9 @@ def limits_of(quotas: Quotas, own: Sequence[tuple[str, float]]) -> dict[QuotaKin
 CSV_HEADER = (
     "month",
     "project",
-    "title",
+    "project_title",
     "person",
-    "name",
+    "person_name",
     "hours",
     "cpu_hours",
     "memory_gb_hours",

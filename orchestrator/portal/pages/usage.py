@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from orchestrator.governance.cards import UsageLine, UsagePage
+from orchestrator.governance.costs import csv_rows
 from orchestrator.governance.rules import Action
 from orchestrator.pages.languages import Language
 from orchestrator.portal import spreadsheet
@@ -42,7 +43,6 @@ _OF = _marked("%(used)s of %(most)s")
 #: months that are offered
 _MONTHS = 24
 _FIGURES = ("hours", "cpu_hours", "memory_gb_hours", "storage_gb", "cost")
-_COLUMNS = ("month", "project", "project_title", "person", "person_name", *_FIGURES, "currency")
 
 
 def routes(portal: Portal) -> list[Route]:
@@ -117,17 +117,9 @@ class Usage:
     async def as_csv(self, request: Request, session: Session) -> Response:
         """The same month for a spreadsheet."""
         usage, project = await self._asked(request, session)
-        lines = (
-            (
-                usage.month,
-                *(getattr(line, name) for name in ("project", "project_title", "person", "person_name", *_FIGURES)),
-                usage.currency,
-            )
-            for line in usage.lines
-        )
         name = "-".join(["usage", usage.month, *([project] if project else [])])
         return Response(
-            spreadsheet.BYTE_ORDER_MARK + spreadsheet.rows([_COLUMNS, *lines]),
+            spreadsheet.BYTE_ORDER_MARK + spreadsheet.rows(csv_rows(usage)),
             media_type="text/csv; charset=utf-8; header=present",
             headers={"Content-Disposition": f'attachment; filename="{name}.csv"'},
         )
