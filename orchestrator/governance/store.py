@@ -472,7 +472,7 @@ class Store:
     @contextmanager
     def read(self) -> Iterator[Session]:
         """A transaction that changes nothing and sees one moment."""
-        with _typed_errors(), Session(self._reads) as session, session.begin():
+        with _typed_errors(), Session(self._reads, expire_on_commit=False) as session, session.begin():
             yield session
 
     @contextmanager
