@@ -10,7 +10,7 @@ from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -64,6 +64,35 @@ def _web_address(text: str, what: str) -> str:
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in LOOPBACK):
         raise ValueError(f"{what} must be https:// (http:// only on loopback)")
     return text.rstrip("/")
+
+
+_DRIVER = "postgresql+psycopg"
+
+
+def _database_address(address: str) -> str:
+    """``address`` with its driver, if it is PostgreSQL's on a unix socket, without a password.
+
+    The authority has no network, by which nobody who gets into it gets out; so a server elsewhere is reached by a unix
+    socket on this machine too, such as a pgbouncer's (attacks: a password in a file that many read, or in a list of
+    processes; a store on somebody's network. Shown by tests/unit/test_config.py).
+    """
+    parts = urlsplit(address)
+    try:
+        port = parts.port
+    except ValueError:
+        raise ValueError("the port must be a number") from None
+    if parts.scheme not in ("postgresql", _DRIVER):
+        raise ValueError("it is postgresql://user@/name, or left away for SQLite in the state folder")
+    if parts.password is not None:
+        raise ValueError("no password in the address: name a file with database_password_file")
+    if parts.hostname or parts.query or parts.fragment:
+        raise ValueError(
+            "no host and no options: the authority has no network and reaches PostgreSQL by a unix socket in"
+            " database_socket (for a server elsewhere, that of a pgbouncer on this machine)"
+        )
+    if not parts.username or not parts.path.strip("/") or "/" in parts.path.strip("/"):
+        raise ValueError("it needs a user and a name: postgresql://user@/name")
+    return f"{_DRIVER}://{parts.username}@{'' if port is None else f':{port}'}{parts.path}"
 
 
 class Tls(Section):
@@ -206,13 +235,13 @@ class Policy(Section):
     #: whether a workspace needs a training in force
     training_required: bool = True
     #: days for which a training counts
-    training_days: Annotated[int, Field(ge=1)] = 365
+    training_days: Annotated[int, Field(ge=1, le=36500)] = 365
     #: days after which a lead must have confirmed a member again, or the membership lapses
-    review_days: Annotated[int, Field(ge=1)] = 180
+    review_days: Annotated[int, Field(ge=1, le=36500)] = 180
     #: days before an end on which people are reminded
     reminder_days: tuple[Annotated[int, Field(ge=1)], ...] = (30, 7)
     #: days after a project's closing on which its keys are destroyed
-    retention_days: Annotated[int, Field(ge=0)] = 3650
+    retention_days: Annotated[int, Field(ge=0, le=36500)] = 3650
     #: actions that two different people must take, such as ``permit.approve``
     two_person: tuple[str, ...] = ()
     signatures: Signatures = Signatures.OFF
@@ -271,6 +300,32 @@ class Notifications(Section):
         return tuple(path for path in found if path is not None)
 
 
+class Toleration(Section):
+    """Lets workspaces onto nodes with a taint, as Kubernetes has it."""
+
+    key: str | None = None
+    operator: Literal["Equal", "Exists"] = "Equal"
+    value: str | None = None
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+
+
+class Kubernetes(Section):
+    """How workspaces run on a cluster; written by the chart."""
+
+    #: namespace of the control plane
+    namespace: Annotated[str, Field(pattern=r"^[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?$")] = "bulle"
+    #: a project's namespace is this, '-' and the project's id
+    project_prefix: Annotated[str, Field(pattern=r"^[a-z0-9](?:[-a-z0-9]{0,22}[a-z0-9])?$")] = "bulle-project"
+    #: kubelet's folder on the nodes
+    kubelet: Path = Path("/var/lib/kubelet")
+    #: container runtime of workspaces (gVisor, Kata); None: the cluster's own
+    runtime_class: str | None = None
+    priority_class: str | None = None
+    node_selector: dict[str, str] = {}
+    tolerations: tuple[Toleration, ...] = ()
+    image_pull_secrets: tuple[str, ...] = ()
+
+
 class Settings(Section):
     """Everything an administrator decides about one deployment."""
 
@@ -290,13 +345,14 @@ class Settings(Section):
     custodian: Annotated[FileCustodian | Pkcs11Custodian, Field(discriminator="kind")] = FileCustodian()
     workspace: Workspace = Workspace()
     probe: Probe = Probe()
+    kubernetes: Kubernetes | None = None
     governance: Policy = Policy()
     notifications: Notifications = Notifications()
-    #: store of governance (SQLAlchemy URL, without a password); None: SQLite in the state folder
+    #: PostgreSQL that keeps governance: ``postgresql://user@/name``; None: SQLite in the state folder
     database: str | None = None
-    #: file with the database's password
+    #: file with its password, read at each connection
     database_password_file: Path | None = None
-    #: folder of the database's unix socket, shown to the authority, which has no network
+    #: folder of its unix socket, shown to the authority, which has no network
     database_socket: Path | None = None
     #: seconds between two comparisons of what runs with what is allowed
     reconcile_seconds: Annotated[float, Field(gt=0, le=5)] = 2.0
@@ -317,6 +373,20 @@ class Settings(Section):
             raise ValueError("must be an absolute path")
         return path
 
+    @field_validator("database")
+    @classmethod
+    def _postgresql_on_a_socket(cls, address: str | None) -> str | None:
+        return None if address is None else _database_address(address)
+
+    @model_validator(mode="after")
+    def _database_is_whole(self) -> Settings:
+        if self.database is None:
+            if self.database_socket is not None or self.database_password_file is not None:
+                raise ValueError("database_socket and database_password_file go with database")
+        elif self.database_socket is None or not self.database_socket.is_absolute():
+            raise ValueError("database needs database_socket: the (absolute) folder of the server's unix socket")
+        return self
+
     @model_validator(mode="after")
     def _tls_away_from_loopback(self) -> Settings:
         host = self.listen.rsplit(":", 1)[0].strip("[]")
@@ -334,8 +404,10 @@ class Settings(Section):
 
     @property
     def database_url(self) -> str:
-        """SQLAlchemy URL of the governance store."""
-        return self.database or f"sqlite:///{self.layout.database}"
+        """SQLAlchemy URL of the governance store; it holds no password."""
+        if self.database is None:
+            return f"sqlite:///{self.layout.database}"
+        return f"{self.database}?{urlencode({'host': str(self.database_socket)})}"
 
 
 class Layout:

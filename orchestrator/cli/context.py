@@ -80,7 +80,7 @@ def open_governance(settings: Settings) -> Governance:
     audit = open_audit(settings)
     if settings.database is None:
         _check_store(settings)
-    store = Store(settings.database_url)
+    store = Store(settings.database_url, settings.database_password_file)
     store.prepare()
     if settings.database is None:
         _give_store_to_authority(settings)

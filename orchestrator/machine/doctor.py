@@ -22,8 +22,9 @@ from pathlib import Path
 from cryptography import x509
 
 from orchestrator.audit import open_for_verification
-from orchestrator.config import FileCustodian, Settings
+from orchestrator.config import FileCustodian, Settings, Uid
 from orchestrator.errors import BulleError
+from orchestrator.governance.store import SCHEMA, Store
 from orchestrator.keys import open_custodian
 from orchestrator.machine.deployment import engine
 from orchestrator.machine.mountpoint import is_shared
@@ -127,9 +128,12 @@ def check_owners(settings: Settings) -> Finding:
 
 def check_secrets(settings: Settings) -> Finding:
     """No secret file is readable by others."""
+    named = [settings.oidc.client_secret_file]
+    if settings.database_password_file is not None:
+        named.append(settings.database_password_file)
     wrong = [
         str(path)
-        for path in (*settings.layout.secrets.rglob("*"), settings.oidc.client_secret_file)
+        for path in (*settings.layout.secrets.rglob("*"), *named)
         if path.is_file() and path.stat().st_mode & 0o077
     ]
     if not settings.oidc.client_secret_file.is_file():
@@ -246,6 +250,33 @@ def check_audit(settings: Settings) -> Finding:
     return Finding("audit", Level.FINE, f"{report.records} records, unbroken")
 
 
+def check_database(settings: Settings) -> Finding:
+    """The store of governance answers, and its tables are those of this program."""
+    told = "PostgreSQL" if settings.database else "SQLite"
+    if settings.database is None and not settings.layout.database.exists():
+        return Finding("database", Level.FINE, f"{told}; it is made at the first start")
+    password = settings.database_password_file
+    if password is not None and (not password.is_file() or password.stat().st_uid != Uid.AUTHORITY):
+        hint = f"create it, and: chown {Uid.AUTHORITY} {password}"
+        return Finding("database", Level.FAULT, f"{password} is not a file of the authority's", hint)
+    try:
+        store = Store(settings.database_url, password)
+        try:
+            found = store.schema()
+        finally:
+            store.close()
+    except BulleError as error:
+        hint = "is the server up, its socket in database_socket, and the password right?" if settings.database else ""
+        return Finding("database", Level.FAULT, error.message, error.hint or hint)
+    if found is None or found < SCHEMA:
+        hint = "bulle up brings it up to date: make a backup first"
+        return Finding("database", Level.WARNING, f"{told}: tables of an older version", hint)
+    if found > SCHEMA:
+        hint = "run the version of Bulle that made it, or restore the backup of before the upgrade"
+        return Finding("database", Level.FAULT, f"{told}: tables of a newer version ({found})", hint)
+    return Finding("database", Level.FINE, f"{told}, schema {found}")
+
+
 def check_port(settings: Settings) -> Finding:
     """The proxy's address is ours or free."""
     host, port = settings.listen.rsplit(":", 1)
@@ -269,6 +300,7 @@ CHECKS: tuple[Check, ...] = (
     check_provider,
     check_certificate,
     check_audit,
+    check_database,
     check_port,
 )
 

@@ -82,6 +82,10 @@ def control_plane(settings: Settings, settings_file: Path, *, demo_idp: bool) ->
     secret = layout.secrets
     tls = (Bind(settings.tls.certificate_file), Bind(settings.tls.key_file)) if settings.tls else ()
     client_secret = (Bind(settings.oidc.client_secret_file),)
+    # The authority has no network: it connects to PostgreSQL by the socket in this folder, and no other part sees it.
+    database = tuple(
+        Bind(path) for path in (settings.database_socket, settings.database_password_file) if path is not None
+    )
     parts = [
         Part(
             "authority",
@@ -99,6 +103,7 @@ def control_plane(settings: Settings, settings_file: Path, *, demo_idp: bool) ->
                 Bind(layout.sockets / "hub", writable=True),
                 Bind(layout.sockets / "portal", writable=True),
                 Bind(layout.sockets / "node", writable=True),
+                *database,
             ),
         ),
         Part(

@@ -38,11 +38,20 @@ want setpriv util-linux
   want chromium chromium
   want softhsm2-util softhsm2
   want mkfs.ext4 e2fsprogs
+  # Debian keeps the server's programs away from PATH, in a folder for each version
+  ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
 }
 if [ -n "$missing" ]; then
   command -v apt-get >/dev/null || stop "these Debian packages are missing and there is no apt-get to install them:$missing"
   say "Installing Debian packages:$missing"
   export DEBIAN_FRONTEND=noninteractive
+  case "$missing" in *postgresql*)
+    # The tests start a server of their own; Debian's package would start another, and leave it running.
+    mkdir -p /etc/postgresql-common
+    [ -e /etc/postgresql-common/createcluster.conf ] ||
+      echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
+    ;;
+  esac
   log=$(mktemp)
   { apt-get update -qq && apt-get install -y -qq --no-install-recommends $missing; } >"$log" 2>&1 ||
     { tail -n 15 "$log" >&2; stop "apt-get could not install:$missing (is a Debian mirror set and reachable?)."; }

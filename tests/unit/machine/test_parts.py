@@ -77,3 +77,19 @@ def test_no_secret_is_in_an_environment_or_an_argument() -> None:
         found = part.container("unit", "sha256:0", "mark")
         assert set(found["environment"]) == {"BULLE_SETTINGS", "HOME", "TMPDIR"}
         assert all("secret" not in word for word in found["command"])
+
+
+def test_the_databases_socket_and_password_are_the_authoritys_alone() -> None:
+    with_database = settings().model_copy(
+        update={
+            "database": "postgresql+psycopg://bulle@/bulle",
+            "database_socket": Path("/run/postgresql"),
+            "database_password_file": Path("/etc/bulle/database-password"),
+        }
+    )
+    for part in control_plane(with_database, Path("/etc/bulle/bulle.yaml"), demo_idp=True):
+        binds = {bind.path: bind.writable for bind in part.binds}
+        for path in (Path("/run/postgresql"), Path("/etc/bulle/database-password")):
+            assert (path in binds) == (part.name == "authority")
+            assert not binds.get(path)
+        assert "/etc/bulle/database-password" not in " ".join(part.command)
