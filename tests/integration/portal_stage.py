@@ -348,7 +348,7 @@ class Story:
             for number, (slug, person, hours, cpu, memory) in enumerate(lines, start=1)
         )
         folders = (
-            FolderSize(project_id=ids["doctor-visits"], bytes_used=19.2e9),
+            FolderSize(project_id=ids["doctor-visits"], bytes_used=15.2e9),
             FolderSize(project_id=ids["doctor-visits"], person="researcher", bytes_used=1.4e9),
         )
         machine = Machine(
