@@ -132,6 +132,14 @@ TRANSITIONS: dict[type[State], dict[State, frozenset[State]]] = {
     },
 }
 
+#: in which states something may begin; an approved application makes a permit that is approved at once
+FIRST: dict[type[State], frozenset[State]] = {
+    ProjectState: frozenset({ProjectState.DRAFT}),
+    ApplicationState: frozenset({ApplicationState.DRAFT}),
+    MembershipState: frozenset({MembershipState.INVITED, MembershipState.REQUESTED}),
+    PermitState: frozenset({PermitState.DRAFT, PermitState.APPROVED}),
+}
+
 
 def check_transition(what: str, current: State, wanted: State) -> None:
     """Raises RefusedError where ``current`` may not become ``wanted``; ``what`` names the thing."""
@@ -151,3 +159,17 @@ def printed_transitions() -> str:
             becomes = ", ".join(f"`{one}`" for one in kind if one in states[state]) or "nothing"
             lines.append(f"| {name} | `{state}` | {becomes} |")
     return "\n".join(lines)
+
+
+def printed_diagrams() -> str:
+    """The same as pictures (Mermaid state diagrams), as docs/governance.md holds them."""
+    pictures = []
+    for kind, states in TRANSITIONS.items():
+        lines = ["```mermaid", "---", f"title: {kind.__name__.removesuffix('State').lower()}", "---", "stateDiagram-v2"]
+        lines += ["    direction LR"]
+        lines += [f"    [*] --> {state}" for state in kind if state in FIRST[kind]]
+        for state in kind:
+            lines += [f"    {state} --> {one}" for one in kind if one in states[state]]
+        lines += [f"    {state} --> [*]" for state in kind if not states[state]]
+        pictures.append("\n".join([*lines, "```"]))
+    return "\n\n".join(pictures)

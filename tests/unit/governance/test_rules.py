@@ -13,12 +13,14 @@ from orchestrator.errors import RefusedError
 from orchestrator.governance import states
 from orchestrator.governance.rules import TABLE, Action, Fact, judge, printed_table
 from orchestrator.governance.states import (
+    FIRST,
     TRANSITIONS,
     ApplicationState,
     MembershipState,
     PermitState,
     ProjectState,
     check_transition,
+    printed_diagrams,
     printed_transitions,
 )
 
@@ -123,13 +125,8 @@ def test_states_of_two_kinds_do_not_mix():
 
 
 def test_every_state_can_be_reached_and_final_ones_are_final():
-    for kind, first in (
-        (ProjectState, ProjectState.DRAFT),
-        (ApplicationState, ApplicationState.DRAFT),
-        (MembershipState, MembershipState.INVITED),
-        (PermitState, PermitState.DRAFT),
-    ):
-        reached, more = {first}, [first]
+    for kind in TRANSITIONS:
+        reached, more = set(FIRST[kind]), list(FIRST[kind])
         while more:
             for state in TRANSITIONS[kind][more.pop()] - reached:
                 reached.add(state)
@@ -140,10 +137,17 @@ def test_every_state_can_be_reached_and_final_ones_are_final():
     assert not TRANSITIONS[PermitState][PermitState.REVOKED]
 
 
+def test_negative_control_an_arrow_that_is_not_in_the_table_is_seen(monkeypatch):
+    more = {**TRANSITIONS[PermitState], PermitState.REVOKED: frozenset({PermitState.APPROVED})}
+    monkeypatch.setitem(TRANSITIONS, PermitState, more)
+    for printed in (printed_transitions, printed_diagrams):
+        assert printed() not in DOCUMENT.read_text(encoding="utf-8")
+
+
 def test_incompatible_roles_are_pairs():
     assert all(len(pair) == 2 for pair in states.INCOMPATIBLE_ROLES)
 
 
-@pytest.mark.parametrize("printed", [printed_table, printed_transitions])
+@pytest.mark.parametrize("printed", [printed_table, printed_transitions, printed_diagrams])
 def test_the_documentation_holds_the_tables(printed):
     assert printed() in DOCUMENT.read_text(encoding="utf-8"), "print it into docs/governance.md"
