@@ -26,6 +26,7 @@ _PARTS = (
     ("usage", "orchestrator.cli.usage", "usage"),
     ("audit", "orchestrator.cli.audit", "app"),
     ("token", "orchestrator.cli.call", "token_app"),
+    ("passkey", "orchestrator.cli.passkey", "app"),
     ("call", "orchestrator.cli.call", "call"),
     ("custodian", "orchestrator.cli.custodian", "app"),
     ("serve", "orchestrator.cli.serve", "app"),

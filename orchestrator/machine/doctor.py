@@ -22,8 +22,10 @@ from pathlib import Path
 from cryptography import x509
 
 from orchestrator.audit import open_for_verification
-from orchestrator.config import FileCustodian, Settings, Uid
+from orchestrator.config import FileCustodian, Settings, Signatures, Uid
 from orchestrator.errors import BulleError
+from orchestrator.governance.chain import ANCHORS, read_anchors
+from orchestrator.governance.signatures import signing_of
 from orchestrator.governance.store import SCHEMA, Store
 from orchestrator.keys import open_custodian
 from orchestrator.machine.deployment import engine
@@ -286,6 +288,23 @@ def check_port(settings: Settings) -> Finding:
     return Finding("listen", Level.FINE, f"{settings.listen} {'answers' if answers else 'is free'}")
 
 
+def check_passkeys(settings: Settings) -> Finding:
+    """Decisions can be signed where they must be: browsers bind a passkey to a host name, never to an address."""
+    wanted = settings.governance.signatures
+    try:
+        signing_of(settings).check()
+        anchors = read_anchors(settings.layout.public / ANCHORS, settings.deployment)
+    except BulleError as error:
+        level = Level.FINE if wanted is Signatures.OFF else Level.FAULT
+        return Finding("passkeys", level, error.message, error.hint or "")
+    if wanted is Signatures.REQUIRED and not anchors.passkeys:
+        told = "decisions must be signed, and no custodian's passkey is an anchor: no workspace opens"
+        return Finding("passkeys", Level.FAULT, told, "bulle passkey vouch PERSON PASSKEY")
+    if wanted is Signatures.OFF:
+        return Finding("passkeys", Level.FINE, "decisions are not signed (governance.signatures: off)")
+    return Finding("passkeys", Level.FINE, f"decisions are signed ({wanted}); {len(anchors.passkeys)} anchors")
+
+
 CHECKS: tuple[Check, ...] = (
     check_engine,
     check_kernel,
@@ -301,6 +320,7 @@ CHECKS: tuple[Check, ...] = (
     check_certificate,
     check_audit,
     check_database,
+    check_passkeys,
     check_port,
 )
 
