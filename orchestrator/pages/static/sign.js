@@ -32,4 +32,6 @@
       failed.hidden = false;
     }
   });
+  // Not before: without this script the form would go without what it is for.
+  form.querySelector('button[type=submit]').disabled = false;
 })();
