@@ -15,7 +15,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
-from pydantic import ValidationError
+from pydantic import AwareDatetime, ValidationError
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
@@ -46,6 +46,7 @@ LARGEST = 256 * 1024
 TOKEN, FORM, FROM, NEXT = "_token", "_form", "_from", "_next"
 #: what a passkey signed, filled in by sign.js: JSON of ``{"record", "credential"}``
 SIGNATURE = "_signature"
+_OWN = frozenset({TOKEN, FORM, FROM, NEXT, SIGNATURE})
 _FORM_ID = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,80}")
 #: arguments that are an end: the day that is typed belongs to what ends
 _ENDS = frozenset({"ends", "until", "valid_until"})
@@ -117,7 +118,7 @@ class Acting:
             return self._portal.fault(request, 403, "form")
         form = _only(fields, FORM)
         form = form if _FORM_ID.fullmatch(form) else ""
-        typed = {name: values for name, values in fields.items() if not name.startswith("_")}
+        typed = {name: values for name, values in fields.items() if name not in _OWN}
         reader = self._portal.language(request)
         try:
             arguments = self._arguments(act, typed)
@@ -245,7 +246,7 @@ def arguments_of(model: type[Value], fields: Fields) -> dict[str, Any]:
         else:
             text = _tidy(values[0])
             if text or kinds <= {str}:
-                given[name] = day(name, text) if datetime in kinds else text
+                given[name] = day(name, text) if kinds & {datetime, AwareDatetime} else text
     return given
 
 
