@@ -18,9 +18,10 @@ from orchestrator.errors import BulleError
 _PARTS = (
     ("dataset", "orchestrator.cli.dataset", "app"),
     ("person", "orchestrator.cli.governance", "person_app"),
-    ("project", "orchestrator.cli.governance", "project_app"),
+    ("project", "orchestrator.cli.projects", "project_app"),
+    ("application", "orchestrator.cli.projects", "application_app"),
     ("member", "orchestrator.cli.governance", "member_app"),
-    ("permit", "orchestrator.cli.governance", "permit_app"),
+    ("permit", "orchestrator.cli.projects", "permit_app"),
     ("terms", "orchestrator.cli.accounts", "terms_app"),
     ("training", "orchestrator.cli.accounts", "training_app"),
     ("usage", "orchestrator.cli.usage", "usage"),
