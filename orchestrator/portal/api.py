@@ -31,6 +31,7 @@ from orchestrator.portal.hub import PREFIX
 #: where the API is mounted in the portal
 MOUNT = "/api/v1"
 _FIELD = re.compile(r"\{(\w+)\}")
+_NAME = r"^[A-Za-z0-9._~-]+$"
 _BEARER = re.compile(r"[Bb]earer ([A-Za-z0-9_-]{1,200})")
 _NEEDED = inspect.Parameter.empty
 _NO_ARGUMENTS = (b"", b"{}")
@@ -133,7 +134,7 @@ def _add(app: FastAPI, authority: Authority, operation: Operation) -> None:
         return Response(operation.adapter.dump_json(told), media_type="application/json")
 
     parameters = [inspect.Parameter("request", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Request)]
-    parameters += [_parameter(name, Annotated[hint, Path()]) for name, hint in in_path.items()]
+    parameters += [_parameter(name, Annotated[hint, _in_path(operation, name)]) for name, hint in in_path.items()]
     if rest is not None:
         hint = Annotated[rest, Query() if _in_query(operation) else Body()]  # type: ignore[valid-type]
         optional = not any(field.is_required() for field in rest.model_fields.values())
@@ -181,6 +182,11 @@ def statuses(operation: Operation) -> list[int]:
     if operation.name in {str(action) for action in DECISIONS}:
         told.append(202)
     return sorted(told)
+
+
+def _in_path(operation: Operation, name: str) -> Any:
+    # Everything that has a name here is called so: slugs, datasets, persons, passkeys, tokens.
+    return Path(pattern=_NAME) if operation.arguments.model_fields[name].annotation is str else Path()
 
 
 def _in_query(operation: Operation) -> bool:
