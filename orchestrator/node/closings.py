@@ -31,7 +31,7 @@ from orchestrator.terms import Outcome, Value
 _log = logging.getLogger(__name__)
 
 #: seconds between two questions what is due
-CLOSING_SECONDS = 60.0
+CLOSING_SECONDS = 20.0
 _NAME = re.compile(r"[0-9a-f]{64}")
 _DISK, _UNFINISHED, _PLAN = "disk.img", "disk.new", "destroyed.json"
 _GET_FLAGS, _SET_FLAGS, _IMMUTABLE = 0x80086601, 0x40086602, 0x10  # ioctl_iflags(2)

@@ -53,6 +53,9 @@ class StandIn:
         self.events: list[dict[str, Any]] = []
         self.denied: set[str] = set()
         self.refuse_kinds: set[str] = set()
+        self.reports: list[dict[str, Any]] = []
+        self.due: list[dict[str, Any]] = []
+        self.closed: list[dict[str, Any]] = []
         self.on_event: Callable[[dict[str, Any]], None] = lambda event: None
         self._server: socketserver.ThreadingUnixStreamServer | None = None
 
@@ -75,6 +78,14 @@ class StandIn:
                     stage.events.append(body)
                     stage.on_event(body)
                     return self.send(201, {"seq": len(stage.events)})
+                if self.path == "/v1/usage":
+                    stage.reports.append(body)
+                    return self.send(204, None)
+                if self.path.startswith("/v1/closings/"):
+                    project_id = self.path.rsplit("/", 1)[1]
+                    stage.closed.append({"project_id": project_id, **body})
+                    stage.due = [each for each in stage.due if each["project_id"] != project_id]
+                    return self.send(200, {"certificate": None})
                 verdicts = [
                     {
                         "session": claim["session"],
@@ -85,8 +96,11 @@ class StandIn:
                 ]
                 return self.send(200, verdicts)
 
+            def do_GET(self) -> None:
+                return self.send(200, stage.due if self.path == "/v1/closings" else [])
+
             def send(self, status: int, answer: object) -> None:
-                content = json.dumps(answer).encode()
+                content = b"" if status == 204 else json.dumps(answer).encode()
                 self.send_response(status)
                 self.send_header("content-type", "application/json")
                 self.send_header("content-length", str(len(content)))
