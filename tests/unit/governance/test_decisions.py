@@ -342,9 +342,9 @@ def test_required_means_that_without_a_signature_nothing_happens(waiting):
     with pytest.raises(SignatureError, match="rule signature"):
         approve(waiting)()
     assert permit_state(waiting, 2) is PermitState.DRAFT
-    with presenting(signature=waiting.keys["lead"].sign(waiting.record(approve(waiting)))):
-        with pytest.raises(SignatureError):
-            approve(waiting)()
+    others = waiting.keys["lead"].sign(waiting.record(approve(waiting)))
+    with presenting(signature=others), pytest.raises(SignatureError):
+        approve(waiting)()
     assert permit_state(waiting, 2) is PermitState.DRAFT
     assert waiting.events()[-2:] == [("permit.draft", "done"), ("permit.approve", "refused")]
 
@@ -585,3 +585,63 @@ def test_nobody_prepares_as_a_part_of_the_platform_or_for_what_is_no_decision(si
     assert signed.governance.passkeys("lead")[0].removed_at is None
     with pytest.raises(InputError):
         signed.governance.prepare_decision("custodian", "passkey.vouch", {**arguments, "by": "operator"})
+
+
+# --- each control taken away
+
+
+def test_negative_control_without_its_age_an_old_signature_passes(waiting, monkeypatch):
+    signature = waiting.keys["custodian"].sign(waiting.record(approve(waiting)))
+    waiting.clock.pass_(1)
+    monkeypatch.setattr("orchestrator.governance.decisions.FRESH_FOR", 2 * DAY)
+    with presenting(signature=signature):
+        approve(waiting)()
+
+
+def test_negative_control_without_its_memory_a_signature_is_used_twice(waiting):
+    vouched = waiting.register("researcher")
+
+    def call():
+        waiting.governance.vouch_passkey("custodian", "researcher", vouched.name)
+
+    key = waiting.keys["custodian"]
+    key.count = -1  # an authenticator that counts nothing: its counter is always 0
+    signature = key.sign(waiting.record(call))
+    with waiting.store.write() as session:
+        session.get(PasskeyRow, key.name).sign_count = 0
+        session.commit()
+    with presenting(signature=signature):
+        call()
+        with pytest.raises(SignatureError, match="used before"):
+            call()
+        with waiting.store.write() as session:
+            wanted = select(DecisionRow).where(DecisionRow.action == "passkey.vouch")
+            for row in session.scalars(wanted.where(DecisionRow.person_id == "researcher")):
+                session.delete(row)
+            session.commit()
+        call()
+
+
+def test_negative_control_without_the_vouch_any_key_signs(waiting, monkeypatch):
+    key = waiting.register("custodian")
+    monkeypatch.setattr(Governance, "_usable", Governance._kept_keys)
+    waiting.do("custodian", approve(waiting), key)
+    assert permit_state(waiting, 2) is PermitState.APPROVED
+
+
+def test_negative_control_without_the_rule_custodians_anchor_each_other(waiting, monkeypatch):
+    key = waiting.register("custodian2")
+    monkeypatch.setattr(Governance, "_is_custodian", lambda *_: False)
+    waiting.do("custodian", lambda: waiting.governance.vouch_passkey("custodian", "custodian2", key.name))
+
+
+def test_negative_control_a_rehearsal_that_is_not_ended_would_keep_what_it_did(waiting, monkeypatch):
+    monkeypatch.setattr(Governance, "_stop_a_rehearsal", lambda _: None)
+    with pytest.raises(InputError):
+        waiting.governance.rehearse(lambda: waiting.governance.suspend_project("custodian", "sleep"))
+    assert waiting.governance.project("sleep").state == "suspended"
+
+
+def test_negative_control_with_one_name_alone_an_application_gets_round_two_people(monkeypatch):
+    monkeypatch.setattr(signatures, "_ALSO", {})
+    assert two_people(Policy(two_person=("permit.approve",))) == {Action.PERMIT_APPROVE}

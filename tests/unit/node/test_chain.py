@@ -389,3 +389,12 @@ def test_the_node_agent_does_not_begin_where_passkeys_cannot_be(folder):
     with pytest.raises(SettingsError, match="host name"):
         chain_wanted(settings)
     assert chain_wanted(settings_of(folder, signatures="optional")) is None
+
+
+def test_negative_control_without_the_rule_a_custodian_lets_themselves_in(here, grant, monkeypatch):
+    ends = {"ends": grant.ends_at.isoformat(), "external": False}
+    made = forged(here, here.keys["custodian"], action="lead.appoint", person="custodian", content=ends)
+    own = with_(grant.model_copy(update={"person": "custodian"}), made)
+    refused(own, here, "custodian's signature under permit")
+    monkeypatch.setattr(chain.Chain, "_enough", lambda _, found, not_by: bool(found))
+    check_chain(own, SIGNING, here.anchors, NONE)
