@@ -4,28 +4,18 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel
-from sqlalchemy import Select, func, literal, select
-from sqlalchemy.orm import Session, lazyload
+from sqlalchemy.orm import Session
 
-from orchestrator.config import Policy
 from orchestrator.errors import BulleError, RefusedError
-from orchestrator.governance.access import UNKNOWN, Standing, why_not, why_stop
+from orchestrator.governance import standings
+from orchestrator.governance.access import UNKNOWN, why_not, why_stop
 from orchestrator.governance.cards import ColumnCard, PermitCard, ProjectCard, TableCard, Text, WhyNot
 from orchestrator.governance.desk import Desk, TableInfo, person_named
-from orchestrator.governance.states import MembershipState, PermitState
-from orchestrator.governance.store import (
-    AcceptanceRow,
-    MembershipRow,
-    PermitRow,
-    PersonRow,
-    ProjectRow,
-    TrainingRow,
-)
+from orchestrator.governance.store import PersonRow
 from orchestrator.governance.usage import quotas_used
 from orchestrator.terms import (
     ColumnPermit,
@@ -36,61 +26,6 @@ from orchestrator.terms import (
     SessionVerdict,
     TablePermit,
 )
-
-
-def _standings(policy: Policy, *, members_only: bool = False) -> Select[Any]:
-    """Person, project, membership, approved permit, acceptance of the terms and latest training, in one row each.
-
-    With ``members_only``, only where there is a membership: the way for lists, which never look at other projects.
-    """
-    trained = (
-        select(func.max(TrainingRow.expires))
-        .where(TrainingRow.person_id == PersonRow.id, TrainingRow.confirmed_by.is_not(None))
-        .scalar_subquery()
-    )
-    accepted = (AcceptanceRow.person_id == PersonRow.id) & (AcceptanceRow.version == policy.terms.version)
-    member = (MembershipRow.person_id == PersonRow.id) & (MembershipRow.project_id == ProjectRow.id)
-    permitted = (PermitRow.project_id == ProjectRow.id) & (PermitRow.state == PermitState.APPROVED)
-    wanted = select(PersonRow, ProjectRow, MembershipRow, PermitRow.terms, AcceptanceRow.accepted_at, trained).options(
-        lazyload(PersonRow.roles)
-    )
-    if members_only:
-        mine = MembershipRow.person_id == PersonRow.id
-        wanted = wanted.select_from(PersonRow).join(MembershipRow, mine)
-        wanted = wanted.join(ProjectRow, ProjectRow.id == MembershipRow.project_id)
-    else:
-        wanted = wanted.select_from(PersonRow).join(ProjectRow, literal(value=True)).outerjoin(MembershipRow, member)
-    return wanted.outerjoin(PermitRow, permitted).outerjoin(AcceptanceRow, accepted)
-
-
-@dataclass(frozen=True)
-class _Found:
-    """One row of :func:`_standings`."""
-
-    person: PersonRow
-    project: ProjectRow
-    membership: MembershipRow | None
-    standing: Standing
-
-
-def _found(row: Any, policy: Policy) -> _Found:
-    person, project, membership, terms, accepted_at, trained = row
-    standing = Standing(
-        person_disabled=person.disabled,
-        person_gone=person.gone_at is not None,
-        terms_accepted=accepted_at is not None,
-        training_until=trained,
-        training_required=policy.training_required,
-        consent_missing=person.external and (membership is None or membership.consented_by is None),
-        membership=None if membership is None else membership.state,
-        membership_ends=None if membership is None else membership.ends,
-        review_due=None if membership is None else membership.review_due,
-        project=project.state,
-        project_starts=project.starts,
-        project_ends=project.ends,
-        permit=None if terms is None else PermitTerms.model_validate(terms),
-    )
-    return _Found(person, project, membership, standing)
 
 
 class Sessions(Desk):
@@ -104,26 +39,24 @@ class Sessions(Desk):
         """
         now = now or self._clock()
         with self._store.read() as session:
-            wanted = _standings(self._policy).where(PersonRow.id == person, ProjectRow.slug == project)
-            row = session.execute(wanted).first()
-            if row is None:
+            found = standings.by_slug(session, self._policy, person, project)
+            if found is None:
                 raise _refused(UNKNOWN)
-            found = _found(row, self._policy)
-            standing, who, at = found.standing, found.person, found.project
+            standing = found.standing
             refused = why_not(standing, now, self._access_rules)
             if refused is not None:
                 raise _refused(refused)
-            spent = quotas_used(session, self._policy, [at.id], now).get(at.id)
+            spent = quotas_used(session, self._policy, [found.project_id], now).get(found.project_id)
             if spent is not None:
                 raise _refused(spent)
             if standing.permit is None or standing.ends_at is None:  # only with access rules taken away
                 raise _refused(UNKNOWN)
             grant = Grant(
-                person=who.id,
-                display_name=who.display_name,
-                project_id=at.id,
-                project=at.slug,
-                project_title=at.title,
+                person=found.person,
+                display_name=found.display_name,
+                project_id=found.project_id,
+                project=found.slug,
+                project_title=found.title,
                 session=secrets.token_hex(16),
                 permit=standing.permit,
                 ends_at=standing.ends_at,
@@ -137,11 +70,10 @@ class Sessions(Desk):
             return [self._verdict(session, claim, now) for claim in claims]
 
     def _verdict(self, session: Session, claim: SessionClaim, now: datetime) -> SessionVerdict:
-        wanted = _standings(self._policy).where(PersonRow.id == claim.person, ProjectRow.id == claim.project_id)
-        row = session.execute(wanted).first()
+        found = standings.by_id(session, self._policy, claim.person, claim.project_id)
         stop: WhyNot | None = UNKNOWN
-        if row is not None:
-            stop = why_stop(_found(row, self._policy).standing, claim.permit_version, now, self._access_rules)
+        if found is not None:
+            stop = why_stop(found.standing, claim.permit_version, now, self._access_rules)
         if stop is None:
             return SessionVerdict(session=claim.session, allowed=True)
         return SessionVerdict(session=claim.session, allowed=False, reason=f"{stop.code}: {stop.message}")
@@ -154,41 +86,25 @@ class Sessions(Desk):
 
     def _cards(self, session: Session, who: PersonRow, now: datetime, slug: str | None = None) -> list[ProjectCard]:
         """The person's projects by title, but those they left; with ``slug``, that one only."""
-        wanted = (
-            _standings(self._policy, members_only=True)
-            .where(PersonRow.id == who.id)
-            .where(MembershipRow.state != MembershipState.ENDED)
-            .order_by(ProjectRow.title, ProjectRow.slug)
-        )
-        if slug is not None:
-            wanted = wanted.where(ProjectRow.slug == slug)
-        every = [_found(row, self._policy) for row in session.execute(wanted)]
-        spent = quotas_used(session, self._policy, {found.project.id for found in every}, now)
-        return [
-            self._card(found.standing, found.project, found.membership, now, spent.get(found.project.id))
-            for found in every
-            if found.membership is not None
-        ]
+        every = standings.of_person(session, self._policy, who.id, slug)
+        spent = quotas_used(session, self._policy, {found.project_id for found in every}, now)
+        return [self._card(found, now, spent.get(found.project_id)) for found in every]
 
-    def _card(
-        self,
-        standing: Standing,
-        project: ProjectRow,
-        membership: MembershipRow,
-        now: datetime,
-        spent: WhyNot | None = None,
-    ) -> ProjectCard:
+    def _card(self, found: standings.Found, now: datetime, spent: WhyNot | None) -> ProjectCard:
+        standing = found.standing
+        assert found.role is not None and standing.membership is not None  # noqa: S101 - the list is of members
+        assert standing.membership_ends is not None  # noqa: S101
         # A quota stops a start and nothing that runs: it is asked about here and not when sessions are checked.
         refused = why_not(standing, now, self._access_rules) or spent
         return ProjectCard(
-            slug=project.slug,
-            title=project.title,
-            purpose=project.purpose,
-            role=membership.role,
-            project_state=project.state,
-            membership_state=membership.state,
-            membership_ends=membership.ends,
-            review_due=membership.review_due,
+            slug=found.slug,
+            title=found.title,
+            purpose=found.purpose,
+            role=found.role,
+            project_state=standing.project,
+            membership_state=standing.membership,
+            membership_ends=standing.membership_ends,
+            review_due=standing.review_due,
             permit=None if standing.permit is None else self._permit_card(standing.permit),
             may_open=refused is None,
             why_not=refused,
