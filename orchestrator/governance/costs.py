@@ -123,11 +123,11 @@ class Limited:
     used: dict[QuotaKind, float]
     most: dict[QuotaKind, float | None]
 
-    def exceeded(self) -> QuotaKind | None:
-        """The first kind that is used up."""
+    def exceeded(self, part: float = 1.0) -> QuotaKind | None:
+        """The first kind that is used up, or of which ``part`` is."""
         for kind in KINDS:
             limit = self.most[kind]
-            if limit is not None and self.used[kind] >= limit:
+            if limit is not None and self.used[kind] >= limit * part:
                 return kind
         return None
 

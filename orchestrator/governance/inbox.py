@@ -6,7 +6,7 @@ Each kind says who must act. The queries are few, and none looks at a project th
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select
@@ -33,6 +33,7 @@ from orchestrator.governance.store import (
     ProjectRow,
     TrainingRow,
 )
+from orchestrator.governance.usage import quotas_near
 
 #: how long before a review or a training runs out it begins to wait
 AHEAD = timedelta(days=30)
@@ -55,6 +56,7 @@ class Inbox(Desk):
                 return []
             custodian = any(role.role is PlatformRole.CUSTODIAN for role in who.roles)
             found = [*self._of_oneself(session, person, now), *self._of_a_lead(session, person, now)]
+            found += self._of_quotas(session, person, now)
             if custodian:
                 found += self._of_a_custodian(session, person, now)
             found += self._of_a_second_person(session, person)
@@ -108,6 +110,13 @@ class Inbox(Desk):
         )
         for _, project, who, training in session.execute(trained.limit(MOST)):
             yield _about("training-confirm", project, who, since=training.declared_at, number=training.id)
+
+    def _of_quotas(self, session: Session, person: str, now: datetime) -> Iterator[Waiting]:
+        wanted = select(ProjectRow).where(ProjectRow.id.in_(_leads(person, now)), ProjectRow.state.in_(_OPEN))
+        projects = session.scalars(wanted.limit(MOST)).all()
+        near = quotas_near(session, self._policy, [project.id for project in projects], now)
+        month = now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+        yield from (_about("quota", project, since=month) for project in projects if project.id in near)
 
     # -- what a custodian decides -----------------------------------------------------------------------
     def _of_a_custodian(self, session: Session, person: str, now: datetime) -> Iterator[Waiting]:

@@ -60,6 +60,8 @@ from orchestrator.terms import SessionClaim
 #: after this long without a word of it, a session counts as ended at the last one
 VANISHED = timedelta(minutes=5)
 QUOTA_USED = "quota-used"
+#: the part of a quota from which on a project's leads are told
+NEAR = 0.9
 
 _NOTHING = Machine(cpus=0, load=0, memory_total_gb=0, memory_free_gb=0, storage_total_gb=0, storage_free_gb=0)
 
@@ -85,6 +87,22 @@ def quotas_used(session: Session, policy: Policy, projects: Collection[str], now
 
     One question by primary key where no quota is set; what was used is added up for projects that have one only.
     """
+    month, refused = month_of(now), {}
+    for project, found in _limited(session, policy, projects, month).items():
+        kind = found.exceeded()
+        if kind is not None:
+            refused[project] = WhyNot(code=QUOTA_USED, message=found.message(kind, month))
+    return refused
+
+
+def quotas_near(session: Session, policy: Policy, projects: Collection[str], now: datetime) -> set[str]:
+    """Of the projects with these ids, those that used :data:`NEAR` of a quota, or all of it."""
+    limited = _limited(session, policy, projects, month_of(now))
+    return {project for project, found in limited.items() if found.exceeded(NEAR) is not None}
+
+
+def _limited(session: Session, policy: Policy, projects: Collection[str], month: str) -> dict[str, Limited]:
+    """Use and limits of the projects that have any limit."""
     if not projects:
         return {}
     own = _own_quotas(session, projects)
@@ -92,15 +110,8 @@ def quotas_used(session: Session, policy: Policy, projects: Collection[str], now
     limited = [project for project, most in limits.items() if any(limit is not None for limit in most.values())]
     if not limited:
         return {}
-    month = month_of(now)
     used = _used_by_projects(session, limited, month)
-    refused = {}
-    for project in limited:
-        found = Limited(used[project], limits[project])
-        kind = found.exceeded()
-        if kind is not None:
-            refused[project] = WhyNot(code=QUOTA_USED, message=found.message(kind, month))
-    return refused
+    return {project: Limited(used[project], limits[project]) for project in limited}
 
 
 def _own_quotas(session: Session, projects: Collection[str]) -> defaultdict[str, list[tuple[str, float]]]:

@@ -234,6 +234,20 @@ def test_who_sets_a_quota_is_not_in_the_project_and_it_is_in_the_log(sleep: Plac
     assert found.count(("quota.set", "refused")) >= 4 and found.count(("quota.set", "done")) == 3
 
 
+def test_the_lead_is_told_before_a_quota_is_used_up_and_nobody_else(sleep: Place) -> None:
+    def told_of(person: str) -> list[str | None]:
+        return [each.project for each in sleep.governance.inbox(person) if each.kind == "quota"]
+
+    with policy(sleep, quotas=Quotas(hours=10)):
+        report(sleep, told(sleep, seconds=3600 * 8.9))
+        assert told_of("lead") == []
+        report(sleep, told(sleep, seconds=3600 * 9.1))
+        assert told_of("lead") == ["sleep"]
+        assert [told_of(person) for person in ("researcher", "custodian", "admin", "outsider")] == [[]] * 4
+        sleep.governance.set_quota("custodian", "sleep", "hours", 20)
+        assert told_of("lead") == []
+
+
 def test_one_question_where_no_quota_is_set(sleep: Place) -> None:
     def questions(quotas: Quotas) -> int:
         asked: list[str] = []
