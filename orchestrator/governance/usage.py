@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, or_, select, true, update
+from sqlalchemy import ColumnElement, and_, bindparam, func, or_, select, true, update
 from sqlalchemy.orm import Session
 
 from orchestrator.audit import AuditLog
@@ -114,10 +114,15 @@ def _limited(session: Session, policy: Policy, projects: Collection[str], month:
     return {project: Limited(used[project], limits[project]) for project in limited}
 
 
+#: made once: it is asked at every start, and to make it costs more than to answer it
+_OWN_QUOTAS = select(QuotaRow.project_id, QuotaRow.kind, QuotaRow.most).where(
+    QuotaRow.project_id.in_(bindparam("projects", expanding=True))
+)
+
+
 def _own_quotas(session: Session, projects: Collection[str]) -> defaultdict[str, list[tuple[str, float]]]:
     own: defaultdict[str, list[tuple[str, float]]] = defaultdict(list)
-    wanted = select(QuotaRow.project_id, QuotaRow.kind, QuotaRow.most).where(QuotaRow.project_id.in_(projects))
-    for project, kind, most in session.execute(wanted):
+    for project, kind, most in session.execute(_OWN_QUOTAS, {"projects": list(projects)}):
         own[project].append((kind, most))
     return own
 
