@@ -119,11 +119,12 @@ class Notices(Desk):
         if project is not None and change.action in _NEWS_TO_APPLICANT:
             latest = select(ApplicationRow.drafted_by).where(ApplicationRow.project_id == project)
             told |= set(change.session.scalars(latest.order_by(ApplicationRow.number.desc()).limit(1)))
-        what = f"{change.action}/{change.project or ''}/{change.person or ''}"
-        for person in sorted(told - {change.by}):
-            key = f"{what}/{person}/{change.now.isoformat()}"
-            new = _New(key, person, project, str(change.action), {"about": change.person})
-            _add(change.session, new, change.now)
+        news = [(person, change.action, change.person) for person in sorted(told - {change.by})]
+        # Whom an approved application invites is told what everybody is told who is invited.
+        news += [(person, Action.MEMBER_INVITE, person) for person in change.detail.get("invited", ())]
+        for person, action, about in news:
+            key = f"{action}/{change.project or ''}/{about or ''}/{person}/{change.now.isoformat()}"
+            _add(change.session, _New(key, person, project, str(action), {"about": about}), change.now)
 
     def remind(self, weekday: int | None = None) -> int:
         """Make the reminders that are due now, and on ``weekday`` the leads' digest. Returns how many were made.

@@ -47,7 +47,7 @@ UNDECIDED = (
 #: a project in one of these is not closed
 OPEN = (ProjectState.DRAFT, ProjectState.ACTIVE, ProjectState.SUSPENDED)
 
-_LAST = datetime(2200, 1, 1, tzinfo=UTC)
+_YEARS = range(1900, 2200)
 
 
 def checked_slug(slug: str) -> str:
@@ -63,8 +63,8 @@ def checked_moment(what: str, when: datetime) -> datetime:
     """``when`` in UTC. Raises InputError where it has no zone, or is in no time that anybody plans for."""
     if when.tzinfo is None:
         raise InputError(f"{what} must have a time zone; got {when.isoformat()}")
-    if not 1900 < when.year < _LAST.year:
-        raise InputError(f"{what} must be before {_LAST.year}; got the year {when.year}")
+    if when.year not in _YEARS:  # also: some moments of the years 1 and 9999 cannot be said in UTC
+        raise InputError(f"{what} must be in the years {_YEARS[0]} to {_YEARS[-1]}; got {when.year}")
     return when.astimezone(UTC)
 
 

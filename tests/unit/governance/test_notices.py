@@ -9,6 +9,7 @@ from orchestrator.errors import AuditError, RefusedError
 from orchestrator.governance.notices import MOST_ATTEMPTS
 from orchestrator.governance.store import MembershipRow, NoticeRow
 from tests.unit.governance.places import DAY, START, draft
+from tests.unit.governance.test_applications import complete
 
 
 @pytest.fixture
@@ -26,6 +27,18 @@ def test_a_decision_is_told_to_whom_it_is_about(telling):
     assert told(telling) == [("lead", "member.request")]
     telling.governance.approve_membership("lead", "sleep", "outsider")
     assert told(telling)[1:] == [("outsider", "member.approve")]
+
+
+def test_whom_an_application_invites_is_told(telling):
+    """As by an invitation of its own; the lead of a decision, its applicant of each step."""
+    complete(telling.governance, by="outsider", slug="other")
+    telling.governance.approve_application("custodian", "other", 1)
+    assert told(telling) == [
+        ("outsider", "application.check"),
+        ("lead", "application.approve"),
+        ("outsider", "application.approve"),
+        ("researcher", "member.invite"),
+    ]
 
 
 def test_who_decides_is_not_told_what_they_decided(telling):

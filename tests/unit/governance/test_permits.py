@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.errors import InputError, NotFoundError, RefusedError
+from orchestrator.config import Policy
+from orchestrator.errors import BulleError, InputError, NotFoundError, RefusedError
 from orchestrator.governance.identity import OPERATOR
 from orchestrator.governance.permits import PermitDraft
+from orchestrator.governance.service import Governance
+from orchestrator.governance.signatures import terms_digest
 from orchestrator.governance.states import MembershipState, PermitState
 from tests.unit.governance.places import DAY, START, Shelf, draft
 
@@ -89,3 +92,43 @@ def test_terms_are_checked_again_when_approved(sleep, monkeypatch):
 def test_a_version_that_is_not_there(sleep):
     with pytest.raises(NotFoundError, match="no permit version 9"):
         sleep.governance.approve_permit("custodian", "sleep", 9)
+
+
+def test_dates_that_no_calendar_of_ours_has(sleep):
+    tables = draft().tables
+    for when in (START.replace(year=9999), START.replace(year=1)):
+        dates = {"valid_from": min(when, START), "valid_until": max(when, START + DAY)}
+        with pytest.raises(InputError, match="must be in the years"):
+            sleep.governance.draft_permit("lead", "sleep", PermitDraft(tables=tables, **dates))
+    assert list(states(sleep.governance)) == [1]
+
+
+def test_two_custodians_for_a_permit_where_the_deployment_wants_two(sleep):
+    policy = Policy(two_person=("permit.approve",))
+    governance = Governance(sleep.store, sleep.audit, sleep.clock, Shelf(), policy)
+    governance.draft_permit("lead", "sleep", draft("age"))
+    for _ in range(2):
+        with pytest.raises(BulleError):
+            governance.approve_permit("custodian", "sleep", 2)
+    assert states(governance)[2] is PermitState.DRAFT
+    governance.approve_permit("custodian2", "sleep", 2)
+    assert states(governance) == {1: "superseded", 2: "approved"}
+
+
+def test_what_is_decided_names_the_terms_exactly(sleep, monkeypatch):
+    """What two people must agree on, and what is signed, is the digest of every table, column, condition and date."""
+    decided = []
+    real = Governance._decide
+
+    def keep(governance, change, project=None, **content):
+        decided.append(content)
+        real(governance, change, project, **content)
+
+    monkeypatch.setattr(Governance, "_decide", keep)
+    sleep.governance.draft_permit("lead", "sleep", draft("age"))
+    sleep.governance.draft_permit("lead", "sleep", draft("sex"))
+    sleep.governance.approve_permit("custodian", "sleep", 2)
+    sleep.governance.approve_permit("custodian", "sleep", 3)
+    terms = [sleep.governance.permit("sleep", version).terms for version in (2, 3)]
+    assert [one["permit"] for one in decided] == [terms_digest(one) for one in terms]
+    assert decided[0]["permit"] != decided[1]["permit"]

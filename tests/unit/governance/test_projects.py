@@ -4,10 +4,12 @@ from datetime import timedelta
 
 import pytest
 
-from orchestrator.errors import ConflictError, InputError, NotFoundError, RefusedError
+from orchestrator.config import Policy
+from orchestrator.errors import ConflictError, InputError, NotFoundError, RefusedError, SecondPersonError
 from orchestrator.governance.identity import OPERATOR
+from orchestrator.governance.service import Governance
 from orchestrator.governance.states import MemberRole, MembershipState, ProjectState
-from tests.unit.governance.places import DAY, START, create, draft, peopled
+from tests.unit.governance.places import DAY, START, Shelf, create, draft, peopled
 
 
 @pytest.fixture
@@ -40,7 +42,7 @@ def test_nobody_creates_a_project_to_lead(people):
         create(people, by="custodian", lead="custodian")
 
 
-@pytest.mark.parametrize("slug", ["", "-a", "a-", "A", "a b", "a" * 41, "a/b", "../a", "é"])
+@pytest.mark.parametrize("slug", ["mine", "new", "", "-a", "a-", "A", "a b", "a" * 41, "a/b", "../a", "é"])
 def test_bad_slugs(people, slug):
     with pytest.raises(InputError):
         create(people, slug)
@@ -62,6 +64,38 @@ def test_bad_dates(people):
         people.create_project(
             "custodian", "old", title="Old", purpose="P", lead="lead", starts=START - 9 * DAY, ends=START - DAY
         )
+
+
+@pytest.mark.parametrize("when", [START.replace(tzinfo=None), START.replace(year=9999), START.replace(year=1)])
+def test_dates_that_no_calendar_of_ours_has(people, when):
+    for dates in ({"starts": when, "ends": START + DAY}, {"starts": START, "ends": when}):
+        with pytest.raises(InputError, match=r"time zone|must be in the years"):
+            people.create_project("custodian", "sleep", title="T", purpose="P", lead="lead", **dates)
+    with pytest.raises(NotFoundError):
+        people.project("sleep")
+
+
+@pytest.mark.parametrize("by", ["lead", "admin", "outsider", OPERATOR])
+def test_who_may_not_activate_learns_nothing_of_a_draft(people, by):
+    """Not even that it has no proposed lead."""
+    create(people)
+    people.leave_project("lead", "sleep")
+    with pytest.raises(RefusedError, match="who-may"):
+        people.activate_project(by, "sleep")
+
+
+def test_closing_and_activating_where_two_must_agree(here):
+    peopled(here.governance)
+    policy = Policy(two_person=("project.activate",))
+    governance = Governance(here.store, here.audit, here.clock, Shelf(), policy)
+    create(governance)
+    with pytest.raises(SecondPersonError):
+        governance.activate_project("custodian", "sleep")
+    assert governance.project("sleep").state is ProjectState.DRAFT
+    governance.activate_project("custodian2", "sleep")
+    assert governance.project("sleep").state is ProjectState.ACTIVE
+    governance.close_project("custodian", "sleep")
+    assert governance.project("sleep").state is ProjectState.CLOSED
 
 
 @pytest.mark.parametrize("by", ["lead", "admin", "outsider", OPERATOR])
@@ -116,8 +150,9 @@ def test_the_emergency_stop_and_its_end(sleep):
 def test_closed_is_for_good(sleep):
     governance = sleep.governance
     governance.close_project("lead", "sleep")
-    with pytest.raises(RefusedError):
-        governance.activate_project("custodian", "sleep")
+    for act in (governance.close_project, governance.suspend_project, governance.activate_project):
+        with pytest.raises(RefusedError):
+            act("custodian", "sleep")
     with pytest.raises(RefusedError, match="closed"):
         governance.request_membership("outsider", "sleep", "outsider")
     with pytest.raises(RefusedError, match="closed"):
