@@ -61,6 +61,10 @@ class Language:
         """A number, with this language's separators."""
         return format_decimal(value, locale=_LOCALES[self.code])
 
+    def tenth(self, value: float) -> str:
+        """A number to one decimal, for columns of them."""
+        return format_decimal(value, "#,##0.0", locale=_LOCALES[self.code])
+
     def money(self, value: Decimal, currency: str) -> str:
         """An amount of money in a currency (ISO 4217)."""
         return format_currency(value, currency, locale=_LOCALES[self.code])

@@ -215,6 +215,7 @@ class Story:
     def __init__(self, governance: Governance) -> None:
         self.governance = governance
         self.now = governance.now()
+        self.claims: list[SessionClaim] = []
         self.until = (self.now + timedelta(days=300)).replace(hour=0, minute=0, second=0, microsecond=0)
 
     def do(self, by: str, name: str, **arguments: Any) -> Any:
@@ -307,6 +308,10 @@ class Story:
         self.do("custodian", "quota.set", project=slug, kind="hours", most=100)
         self.do("custodian", "quota.set", project=slug, kind="storage_gb", most=20)
         amended = self.do("lead", "application.amend", project=slug, kind="amendment")
+        content = amended.content.model_dump(mode="json")
+        content["purpose"] += " Now also whether they go to a hospital."
+        content["tables"][0]["columns"].append({"name": "hospvis", "reason": "The second outcome."})
+        self.do("lead", "application.edit", project=slug, number=amended.number, content=content)
         self.do("lead", "application.submit", project=slug, number=amended.number)
 
     def others(self) -> None:
@@ -357,7 +362,8 @@ class Story:
         claim = SessionClaim(
             session=f"{1:032x}", person="researcher", project_id=ids["doctor-visits"], permit_version=1
         )
-        self.governance.heard([claim])
+        self.claims = [claim]
+        self.governance.heard(self.claims)
         self.governance.record_usage(NodeReport(machine=machine, sessions=sessions, folders=folders))
         self.governance.audit.record(
             Event(
@@ -406,6 +412,24 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@contextmanager
+def beating(story: Story) -> Iterator[None]:
+    """The node agent goes on asking about what runs, as it does every few seconds."""
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(5):
+            story.governance.heard(story.claims)
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
 @dataclass(frozen=True)
 class PortalStage:
     """A portal that answers at ``url``."""
@@ -445,11 +469,12 @@ def portal_stage() -> Iterator[PortalStage]:
         store = Store(f"sqlite:///{folder / 'governance.sqlite'}")
         store.prepare()
         governance = Governance(store, audit, clock, Datasets(), settings.governance)
-        Story(governance).tell()
+        story = Story(governance)
+        story.tell()
         authority = portal_app(authority_of(settings, governance, GRANT_KEY))
         with serving(authority, uds=str(folder / "authority.sock"), lifespan="off"):
             hub = Hub()
             app = Portal(settings, hub, AsyncAuthorityClient(folder / "authority.sock")).application()  # type: ignore[arg-type]
-            with serving(app, host="127.0.0.1", port=port):
+            with serving(app, host="127.0.0.1", port=port), beating(story):
                 yield PortalStage(settings.public_url, governance, app, hub)
         store.close()

@@ -108,7 +108,7 @@ class Usage:
             total=Total.of(usage.lines),
             quotas=_quotas(usage, reader),
             may_set=visitor.may(Action.QUOTA_SET),
-            amount=lambda value: reader.number(round(value, 1)),
+            amount=reader.tenth,
             money=lambda value: reader.money(value, usage.currency),
             of_project=lambda slug: local("usage", month=usage.month, project=slug),
             csv=local("usage/usage.csv", month=usage.month, project=project),

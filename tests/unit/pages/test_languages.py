@@ -51,6 +51,7 @@ def test_dates_and_numbers_are_written_as_the_language_does() -> None:
     assert language("en").number(1234567) == "1,234,567"
     assert language("fr").number(1234567) == "1\u202f234\u202f567"
     assert (language("en").month(moment), language("fr").month(moment)) == ("March 2027", "mars 2027")
+    assert (language("en").tenth(1500), language("fr").tenth(2.25)) == ("1,500.0", "2,2")
     assert language("en").money(Decimal("1234.5"), "EUR") == "€1,234.50"
     assert language("fr").money(Decimal("1234.5"), "EUR") == "1\u202f234,50\xa0€"
 
