@@ -17,6 +17,8 @@ from orchestrator.keys.custodian import KeyCustodian
 from orchestrator.keys.durable import UNFINISHED, erase, publish_new
 
 KEY_BYTES = 32
+#: a key's file is the SHA-256 of its key id, and this
+KEY_SUFFIX = ".key"
 _STALE_SECONDS = 3600
 
 
@@ -101,7 +103,7 @@ class KeyRing:
             raise CustodyError(f"the key '{key_id}' cannot be destroyed: {error.strerror}") from error
 
     def _path(self, key_id: str) -> Path:
-        return self._folder / f"{hashlib.sha256(key_id.encode()).hexdigest()}.key"
+        return self._folder / f"{hashlib.sha256(key_id.encode()).hexdigest()}{KEY_SUFFIX}"
 
     def _sweep(self) -> None:
         """Remove what a process that was killed in the middle of a write left behind."""

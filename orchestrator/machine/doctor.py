@@ -31,6 +31,7 @@ from orchestrator.keys import open_custodian
 from orchestrator.machine.deployment import engine
 from orchestrator.machine.mountpoint import is_shared
 from orchestrator.machine.state import folders
+from orchestrator.node.closings import returned
 
 DISK_WARNING_GB = 10
 CERTIFICATE_WARNING_DAYS = 21
@@ -166,6 +167,19 @@ def check_custodian(settings: Settings) -> Finding:
             "for more than a trial, keep the key on a PKCS#11 token (custodian.kind: pkcs11)",
         )
     return Finding("custodian", Level.FINE, custodian.description)
+
+
+def check_destroyed(settings: Settings) -> Finding:
+    """No key that was destroyed is there again (attack: an older backup of the key ring, put back)."""
+    found = returned(settings.layout.folders, settings.layout.keyring)
+    if found:
+        return Finding(
+            "destroyed",
+            Level.FAULT,
+            f"{len(found)} keys of closed projects are there that were destroyed, such as {found[0]}",
+            "an older key ring was put back: remove these files, and the backup they came from",
+        )
+    return Finding("destroyed", Level.FINE, "no destroyed key is there again")
 
 
 def check_disk(settings: Settings) -> Finding:
@@ -313,6 +327,7 @@ CHECKS: tuple[Check, ...] = (
     check_owners,
     check_secrets,
     check_custodian,
+    check_destroyed,
     check_disk,
     check_mounts,
     check_images,

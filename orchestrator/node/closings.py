@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from orchestrator.errors import BulleError, ConflictError, NodeError
 from orchestrator.governance.cards import ClosingDone, ClosingDue
 from orchestrator.keys.durable import replace, sync_folder
+from orchestrator.keys.ring import KEY_SUFFIX
 from orchestrator.node.folders import Folders, archive_of, folder_name, home_key, project_key
 from orchestrator.node.journal import Journal
 from orchestrator.node.ports import ClosingDesk, Keys
@@ -120,6 +121,18 @@ class Archive:
         """Write down what is going to be destroyed."""
         with _told("the plan could not be written"):
             replace(archive_of(self._folders, project_id) / _PLAN, plan.model_dump_json().encode())
+
+
+def returned(folders: Path, keyring: Path) -> list[Path]:
+    """Wrapped keys that were destroyed and are there again, as when an older backup of the key ring was put back.
+
+    Raises:
+        NodeError: what was destroyed cannot be read.
+    """
+    archive = Archive(folders)
+    plans = [archive.plan(path.parent.name) for path in (folders / "archive").glob(f"*/{_PLAN}")]
+    files = {keyring / f"{name}{KEY_SUFFIX}" for plan in plans for name in plan.keys}
+    return sorted(path for path in files if path.exists())
 
 
 @contextmanager

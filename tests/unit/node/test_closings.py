@@ -18,15 +18,16 @@ from orchestrator.config import Layout
 from orchestrator.errors import AuditError, BulleError, CustodyError, NodeError, NotFoundError, RefusedError
 from orchestrator.governance.cards import ClosingDone, ClosingDue, ClosingReceipt
 from orchestrator.keys import FileCustodian, KeyRing
+from orchestrator.machine.doctor import Level, check_destroyed
 from orchestrator.node import closings as room
-from orchestrator.node.closings import Closer, key_ids
+from orchestrator.node.closings import Closer, key_ids, returned
 from orchestrator.node.folders import Folders, archive_of, folder_name, home_key, project_key
 from orchestrator.node.journal import Journal
 from orchestrator.node.volumes import Kind
 from orchestrator.terms import Event, Grant
 from tests.unit.node.apart import apart
 from tests.unit.node.test_mounts import a_place, changed, shown
-from tests.unit.workspaces.test_spec import a_grant
+from tests.unit.workspaces.test_spec import SETTINGS, a_grant
 
 MINE, OTHER = "1" * 32, "2" * 32
 PERSONS = ("ann", "bob", "cleo")
@@ -500,6 +501,19 @@ def test_a_backup_of_the_key_ring_still_opens_it_which_the_documentation_says(tm
     with pytest.raises(NotFoundError):
         ring.get("home/x/ann")
     assert KeyRing(tmp_path / "backup", FileCustodian(tmp_path / "kek")).get("home/x/ann") == key
+
+
+def test_the_doctor_finds_a_destroyed_key_that_a_restore_brought_back(benches: Callable[..., Bench]) -> None:
+    bench = benches(DUE)
+    settings = SETTINGS.model_copy(update={"state": bench.layout.state})
+    assert check_destroyed(settings).level is Level.FINE
+    shutil.copytree(bench.layout.keyring, bench.layout.state / "backup")
+    bench.closer().round()
+    assert check_destroyed(settings).level is Level.FINE
+    shutil.copytree(bench.layout.state / "backup", bench.layout.keyring, dirs_exist_ok=True)
+    found = check_destroyed(settings)
+    assert found.level is Level.FAULT and found.message.startswith("4 keys"), "and none of the other project"
+    assert returned(bench.layout.folders, bench.layout.keyring)[0].name in found.message
 
 
 def test_errors_of_the_disk_are_errors_of_the_node(benches: Callable[..., Bench]) -> None:
