@@ -16,6 +16,7 @@ from orchestrator.governance.states import (
     MemberRole,
     MembershipState,
     PermitState,
+    PlatformRole,
     ProjectState,
 )
 from orchestrator.governance.store import (
@@ -27,6 +28,8 @@ from orchestrator.governance.store import (
     PermitRow,
     PersonRow,
     ProjectRow,
+    RoleRow,
+    StorageRow,
     Store,
     TrainingRow,
     UsageRow,
@@ -108,6 +111,10 @@ def _rows(
         ],
     )
     yield (
+        RoleRow,
+        [{"person_id": person(one), "role": PlatformRole.CUSTODIAN} for one in range(0, people, 100)],
+    )
+    yield (
         ProjectRow,
         [
             {
@@ -141,17 +148,16 @@ def _rows(
     yield (
         ApplicationRow,
         [
-            {
-                "id": f"{one:032x}",
-                "project_id": project_id(one),
-                "number": 1,
-                "kind": ApplicationKind.NEW,
-                "state": ApplicationState.APPROVED,
-                "content": {"title": f"Study {one}"},
-                "drafted_by": person(one % people),
-                "drafted_at": began,
-            }
+            _application(one, 1, ApplicationKind.NEW, ApplicationState.APPROVED, people, began)
             for one in range(projects)
+        ],
+    )
+    undecided = (ApplicationState.DRAFT, ApplicationState.SUBMITTED, ApplicationState.RETURNED)
+    yield (
+        ApplicationRow,
+        [
+            _application(one, 2, ApplicationKind.AMENDMENT, undecided[one % 3], people, began)
+            for one in range(0, projects, 2)
         ],
     )
     yield (
@@ -169,6 +175,29 @@ def _rows(
             if number % 5 == 0
         ],
     )
+    yield (
+        StorageRow,
+        [
+            {"project_id": project_id(one), "person_id": "", "day": f"{now:%Y-%m}-0{day}", "bytes_used": 1e6}
+            for one in range(projects)
+            for day in (1, 2)
+        ],
+    )
+
+
+def _application(
+    project: int, number: int, kind: ApplicationKind, state: ApplicationState, people: int, began: datetime
+) -> dict[str, Any]:
+    return {
+        "id": f"{number:016x}{project:016x}",
+        "project_id": project_id(project),
+        "number": number,
+        "kind": kind,
+        "state": state,
+        "content": {"title": f"Study {project}"},
+        "drafted_by": person(project % people),
+        "drafted_at": began,
+    }
 
 
 def _membership(project: int, one: int, people: int, began: datetime, over: datetime) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, exists, func, select, union
 from sqlalchemy.orm import Session, aliased
 
 from orchestrator.governance.cards import Waiting
@@ -190,7 +190,10 @@ def _leads(person: str, now: datetime) -> Select[str]:
 
 
 def _mine(person: str, now: datetime) -> ColumnElement[bool]:
-    return or_(ApplicationRow.drafted_by == person, ApplicationRow.project_id.in_(_leads(person, now)))
+    # Two lists by an index each. "Or" would have a database go through all applications, a project's or not.
+    led = select(ApplicationRow.id).where(ApplicationRow.project_id.in_(_leads(person, now)))
+    own = union(select(ApplicationRow.id).where(ApplicationRow.drafted_by == person), led).subquery()
+    return ApplicationRow.id.in_(select(own.c.id))
 
 
 def _applications(state: ApplicationState, which: ColumnElement[bool]) -> Select[ApplicationRow, ProjectRow]:
