@@ -53,6 +53,11 @@ class RowCondition(Value):
         none = self.operator in (Operator.IS_NULL, Operator.NOT_NULL)
         if none != (self.value is None) or many != isinstance(self.value, tuple):
             raise ValueError(f"operator '{self.operator}' does not go with value {self.value!r}")
+        # Stops: an application that PostgreSQL keeps and cannot read again, and with it every list in which it stands.
+        # Shown by tests/unit/governance/test_applications.py.
+        values = self.value if isinstance(self.value, tuple) else (self.value,)
+        if any(isinstance(value, str) and "\x00" in value for value in values):
+            raise ValueError("a value must not have a NUL character")
         return self
 
 

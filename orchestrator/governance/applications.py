@@ -247,6 +247,8 @@ class Applications(Desk):
             decided: dict[str, Any] = {"permit": terms_digest(terms), "lead": content.lead, "ends": ends.isoformat()}
             decided |= {"application": number, "version": version, "content": content_digest(content)}
             decided |= {"conditions": conditions, "retain_days": retain_days}
+            # Who agreed to a submission that was returned since did not agree to the next one, the same or not.
+            decided["submitted"] = None if row.submitted_at is None else row.submitted_at.isoformat()
             change.detail |= {key: decided[key] for key in ("version", "ends", "content")}
             self._decide(change, project, **decided)
             put_permit(change, project, row, terms)

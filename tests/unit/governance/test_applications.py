@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import nullcontext
 from datetime import timedelta
 from types import MappingProxyType
 
@@ -10,12 +11,21 @@ import pytest
 from sqlalchemy import select
 
 from orchestrator.config import Policy
-from orchestrator.errors import BulleError, ConflictError, InputError, NotFoundError, RefusedError, SecondPersonError
+from orchestrator.errors import (
+    BulleError,
+    ConflictError,
+    InputError,
+    NotFoundError,
+    RefusedError,
+    SecondPersonError,
+    UnavailableError,
+)
 from orchestrator.governance.applications import EDITABLE, MOST_NEW
 from orchestrator.governance.cards import ApplicationContent, RequestedColumn, RequestedTable
 from orchestrator.governance.identity import OPERATOR
 from orchestrator.governance.rules import TABLE, Action, Fact, Rule
 from orchestrator.governance.service import Governance
+from orchestrator.governance.signatures import terms_digest
 from orchestrator.governance.states import (
     TRANSITIONS,
     ApplicationKind,
@@ -806,6 +816,59 @@ def test_two_custodians_where_the_deployment_wants_two(here):
     assert governance.project("sleep").state is ProjectState.DRAFT
     done = governance.approve_application("custodian2", "sleep", 1, "A condition.")
     assert done.state is ApplicationState.APPROVED
+
+
+def test_who_agreed_to_a_submission_that_was_returned_is_not_the_first_of_two(here):
+    governance = Governance(here.store, here.audit, here.clock, Shelf(), Policy(two_person=("application.approve",)))
+    peopled(governance)
+    complete(governance)
+    with pytest.raises(SecondPersonError):
+        governance.approve_application("custodian", "sleep", 1)
+    governance.return_application("custodian", "sleep", 1, "I was wrong.")
+    here.clock.pass_(1)
+    governance.submit_application("lead", "sleep", 1)
+    governance.check_application("custodian2", "sleep", 1)
+    with pytest.raises(SecondPersonError):
+        governance.approve_application("custodian2", "sleep", 1)
+    assert governance.project("sleep").state is ProjectState.DRAFT
+
+
+def test_what_is_decided_has_what_the_chain_of_signatures_looks_for(people, monkeypatch):
+    """Under its names: the permit's terms, whom it makes the lead, until when."""
+    decided = []
+    real = Governance._decide
+
+    def keep(governance, change, project=None, **told):
+        decided.append((change.action, change.person, told))
+        real(governance, change, project, **told)
+
+    monkeypatch.setattr(Governance, "_decide", keep)
+    record = approved(people)
+    ((action, person, told),) = decided
+    assert (action, person) == (Action.APPLICATION_APPROVE, "lead")
+    assert told["permit"] == terms_digest(people.permit("sleep", 1).terms)
+    assert (told["lead"], told["ends"]) == ("lead", (START + 300 * DAY).isoformat())
+    assert told["content"] == record.digest
+
+
+@pytest.mark.parametrize("value", ["a\x00", ("b", "a\x00")])
+def test_what_a_database_cannot_read_again_is_no_condition(value):
+    operator = Operator.IN if isinstance(value, tuple) else Operator.EQ
+    with pytest.raises(ValueError, match="NUL"):
+        RowCondition(column="age", operator=operator, value=value)
+
+
+def test_negative_control_it_would_break_every_list(here):
+    """On PostgreSQL, which keeps such a text and cannot read a title out of what holds it."""
+    peopled(here.governance)
+    begun(here.governance)
+    with here.store.write() as session:
+        row = session.scalars(select(ApplicationRow)).one()
+        row.content = {**row.content, "purpose": "a\x00"}
+        session.commit()
+    breaks = here.store._engine.dialect.name == "postgresql"
+    with pytest.raises(UnavailableError) if breaks else nullcontext():
+        here.governance.list_applications("custodian")
 
 
 def test_if_the_log_is_silent_nothing_happened(here):
