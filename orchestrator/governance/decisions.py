@@ -64,8 +64,23 @@ ENDORSED_FOR = timedelta(days=30)
 FRESH_FOR = timedelta(minutes=5)
 #: passkeys that a person may have at a time
 MOST_PASSKEYS = 10
+#: decisions of a kind that a grant carries: two people may each have decided, and decided anew
+_OF_A_KIND = 4
 #: kind under which the first of two decisions is audited
 ENDORSE = "decision.endorse"
+
+#: the operations that come to a decision; nothing else is ever rehearsed
+SIGNED = frozenset(
+    {
+        "application.approve",
+        "member.approve",
+        "member.consent",
+        "passkey.vouch",
+        "permit.approve",
+        "project.activate",
+        "project.retain",
+    }
+)
 
 _rehearsing: ContextVar[bool] = ContextVar("bulle_rehearsing", default=False)
 
@@ -290,7 +305,7 @@ class Decisions(Desk):
             BulleError: whatever the operation itself raises.
         """
         named = operation_named(operation)
-        if named.reads:
+        if named.name not in SIGNED:
             raise InputError(f"'{operation}' is not a decision that is signed")
         given = arguments_of(named, arguments)
         who = self.acting(by)  # type: ignore[attr-defined]  # of Tokens, another part of Governance
@@ -514,26 +529,34 @@ class Decisions(Desk):
             .order_by(DecisionRow.at.desc())
         )
         rows = session.scalars(of_project).all()
+        # The newest of each kind: what is in force was decided last, and a grant stays small.
+        approvals = [row for row in rows if row.action == Action.MEMBER_APPROVE][:_OF_A_KIND]
+        chosen = [*approvals, *[row for row in rows if row.action == Action.MEMBER_CONSENT][:_OF_A_KIND]]
+        of_custodians = [
+            (row, read_record(row.record))
+            for row in rows
+            if row.action not in (Action.MEMBER_APPROVE, Action.MEMBER_CONSENT)
+        ]
         wanted = terms_digest(grant.permit)
-        approvals = [row for row in rows if row.action == Action.MEMBER_APPROVE][:4]
-        leads = {grant.person, *(row.by for row in approvals)}
-        chosen = [*approvals, *[row for row in rows if row.action == Action.MEMBER_CONSENT][:2]]
-        for row in rows:
-            if row in chosen or row.action in (Action.MEMBER_APPROVE, Action.MEMBER_CONSENT):
-                continue
-            record = read_record(row.record)
-            if record.content.get("permit") == wanted or appointed(record) in leads:
-                chosen.append(row)
-        keys = {row.passkey_id for row in approvals}
+        found = [[row for row, record in of_custodians if record.content.get("permit") == wanted]]
+        found += [
+            [row for row, record in of_custodians if appointed(record) == lead]
+            for lead in sorted({grant.person, *(row.by for row in approvals)})
+        ]
         vouches = select(DecisionRow).where(
             DecisionRow.action == Action.PASSKEY_VOUCH,
             DecisionRow.project_id.is_(None),
             DecisionRow.person_id.in_({row.by for row in approvals}),
         )
-        for row in session.scalars(vouches.order_by(DecisionRow.at.desc())):
-            if read_record(row.record).content.get("passkey") in keys:
-                chosen.append(row)
-        return tuple(SignedDecision(record=row.record, passkey=row.passkey_id, **row.assertion) for row in chosen[:64])
+        of_keys = [
+            (row, read_record(row.record).content.get("passkey"))
+            for row in session.scalars(vouches.order_by(DecisionRow.at.desc()))
+        ]
+        found += [[row for row, key in of_keys if key == one] for one in sorted({row.passkey_id for row in approvals})]
+        chosen += [row for rows in found for row in rows[:_OF_A_KIND]]
+        return tuple(
+            SignedDecision(record=row.record, passkey=row.passkey_id, **row.assertion) for row in dict.fromkeys(chosen)
+        )
 
 
 def _descriptor(row: PasskeyRow) -> PublicKeyCredentialDescriptor:

@@ -21,7 +21,10 @@ from orchestrator.errors import (
 )
 from orchestrator.governance import signatures
 from orchestrator.governance.calls import Asked, perform
+from orchestrator.governance.chain import check_chain
+from orchestrator.governance.decisions import SIGNED
 from orchestrator.governance.identity import OPERATOR
+from orchestrator.governance.operations import OPERATIONS
 from orchestrator.governance.presented import presenting
 from orchestrator.governance.rules import DECISIONS, Action
 from orchestrator.governance.service import Governance
@@ -645,3 +648,19 @@ def test_negative_control_a_rehearsal_that_is_not_ended_would_keep_what_it_did(w
 def test_negative_control_with_one_name_alone_an_application_gets_round_two_people(monkeypatch):
     monkeypatch.setattr(signatures, "_ALSO", {})
     assert two_people(Policy(two_person=("permit.approve",))) == {Action.PERMIT_APPROVE}
+
+
+def test_the_operations_that_are_signed_are_those_that_decide():
+    # Two actions are reached by the operation of another: a lead's appointment, and what resumes a project.
+    through = {"lead.appoint": "member.approve", "project.resume": "project.activate"}
+    assert {through.get(str(action), str(action)) for action in DECISIONS} == SIGNED <= set(OPERATIONS)
+
+
+def test_a_grant_carries_few_decisions_of_many(signed):
+    for days in range(20):
+        signed.clock.now += timedelta(seconds=1)
+        ends = START + (100 + days) * DAY
+        signed.do("lead", lambda ends=ends: signed.governance.approve_membership("lead", "sleep", "researcher", ends))
+    grant = signed.governance.may_open("researcher", "sleep")
+    assert len(grant.decisions) == 7
+    check_chain(grant, SIGNING, signed.anchors, frozenset())
