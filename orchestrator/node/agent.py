@@ -257,7 +257,7 @@ def serve(settings: Settings, parts: Callable[[Settings], Parts] = real_parts) -
         server.run(sockets=[door])
     finally:
         csi.stop(grace=0)
-        rounds.stop()
+        quiet = rounds.stop()
         watch.stop()
         sessions.close("the node agent stops")
         for publication in volumes.published():
@@ -265,8 +265,9 @@ def serve(settings: Settings, parts: Callable[[Settings], Parts] = real_parts) -
         clean(layout, with_parts.runtime)
         for name in SOCKETS:
             layout.socket(name).unlink(missing_ok=True)
-        with suppress(BulleError):
-            meter.report()
+        if quiet:
+            with suppress(BulleError):
+                meter.report()
         with suppress(BulleError):
             journal.done("node.stop")
 

@@ -26,11 +26,14 @@ class Rounds:
         """Begin."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Do no more; returns when the call under way has ended."""
+    def stop(self, seconds: float = 3.0) -> bool:
+        """Do no more. Waits so long for the call under way, and says whether it has ended: an engine that hangs must
+        not keep the agent from ending sessions.
+        """
         self._end.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         while not self._end.wait(self._seconds):

@@ -274,5 +274,24 @@ def test_a_round_that_stumbles_holds_up_neither_the_next_nor_the_other_jobs() ->
     rounds = Rounds([(0.0, stumbles), (0.0, works), (3600.0, lambda: None)], seconds=0.001)
     rounds.start()
     assert done.wait(30)
-    rounds.stop()
+    assert rounds.stop()
     assert often[0] >= 2
+
+
+def test_a_job_that_hangs_does_not_keep_the_agent_from_ending() -> None:
+    begun, free = threading.Event(), threading.Event()
+
+    def hangs() -> None:
+        begun.set()
+        free.wait(60)
+
+    rounds = Rounds([(0.0, hangs)], seconds=0.001)
+    rounds.start()
+    assert begun.wait(30)
+    assert not rounds.stop(0.01)
+    free.set()
+    assert rounds.stop(30)
+
+
+def test_rounds_that_never_began_stop_too() -> None:
+    assert Rounds([]).stop()
