@@ -273,6 +273,16 @@ def test_nobody_decides_what_they_did_not_see(people):
     assert people.approve_application("custodian", "sleep", 1, seen=new).state is ApplicationState.APPROVED
 
 
+def test_negative_control_without_comparing_it_falls_on_what_nobody_saw(people, monkeypatch):
+    old = complete(people).digest
+    people.return_application("custodian2", "sleep", 1, NOTE)
+    people.edit_application("lead", "sleep", 1, content(tables=(table("sex"),)))
+    people.submit_application("lead", "sleep", 1)
+    people.check_application("custodian2", "sleep", 1)
+    monkeypatch.setattr("orchestrator.governance.applications._check_seen", lambda row, seen: None)
+    assert people.approve_application("custodian", "sleep", 1, seen=old).state is ApplicationState.APPROVED
+
+
 # -- who may ------------------------------------------------------------------------------------------------
 def test_anybody_with_an_account_applies_also_to_lead(people):
     assert approved(people, by="outsider", lead="outsider").drafted_by == "outsider"
@@ -630,6 +640,12 @@ def test_nobody_takes_all_names(here):
     here.governance.begin_application("lead", "more", ApplicationContent())
     here.clock.pass_(2)
     here.governance.begin_application("outsider", "later", ApplicationContent())
+
+
+def test_negative_control_without_a_bound_somebody_takes_all_names(people, monkeypatch):
+    monkeypatch.setattr("orchestrator.governance.applications.MOST_NEW", 10**6)
+    for number in range(MOST_NEW + 1):
+        people.begin_application("outsider", f"a{number}", ApplicationContent())
 
 
 # -- what approving puts into effect ------------------------------------------------------------------------

@@ -288,3 +288,11 @@ def test_negative_control_anybody_could_have_it_deleted(sleep):
     lax = Governance(sleep.store, sleep.audit, sleep.clock, Shelf(), rules=rules)
     lax.deleted("lead", project_id, [], [], sign)
     assert lax.project("sleep").state is ProjectState.DELETED
+
+
+def test_negative_control_without_looking_at_names_another_projects_keys_are_certified(sleep, monkeypatch):
+    project_id = over(sleep)
+    monkeypatch.setattr("orchestrator.governance.closing._check_names", lambda project, keys, folders: None)
+    other = f"project/{'0' * 32}/folder"
+    certificate = sleep.governance.deleted(NODE, project_id, [other], [], sign)
+    assert verify_certificate(certificate, PUBLIC, ISSUER)["keys"] == [other]

@@ -8,6 +8,8 @@ import pytest
 from sqlalchemy import event
 
 from orchestrator.errors import NotFoundError, RefusedError
+from orchestrator.governance import reading
+from orchestrator.governance.desk import project_named
 from orchestrator.governance.identity import HUB, NODE, OPERATOR
 from orchestrator.governance.rules import TABLE, Action, Fact, judge
 from orchestrator.governance.states import ApplicationKind, ApplicationState, MemberRole, PlatformRole, ProjectState
@@ -68,6 +70,16 @@ def test_to_all_others_it_is_as_if_it_were_not_there(study, by):
             study.project_page(by, slug)
         told.add(caught.value.message)
     assert len(told) == 1
+
+
+def test_negative_control_without_asking_first_the_answer_tells_what_there_is(study, monkeypatch):
+    monkeypatch.setattr(reading, "project_sought", project_named)
+    told = set()
+    for slug in ("sleep", "never"):
+        with pytest.raises((RefusedError, NotFoundError)) as caught:
+            study.project_page("stranger", slug)
+        told.add(caught.value.message)
+    assert len(told) == 2
 
 
 @pytest.mark.parametrize("by", OFFICE)
