@@ -87,6 +87,7 @@ class Look:
                 "own": lambda text: words.own_text(reader, text),
                 "last_day": lambda end: reader.day(words.last_day(end)),
                 "last_day_iso": lambda end: words.last_day(end).date().isoformat(),
+                "field_name": lambda name: words.field_name(reader, name),
                 "condition": lambda text: words.condition(reader, text),
                 "pseudonym_type": "string" if self._settings.workspace.pseudonyms == "text" else "bytes",
                 "transform": lambda text: words.transform(reader, text),

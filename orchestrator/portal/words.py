@@ -150,6 +150,30 @@ LACKS = (
     _marked("%(table)s: %(fault)s"),
 )
 
+#: fields of forms, as a list of what is wrong names them
+FIELD_NAMES = {
+    **PARTS,
+    "project": _marked("Short name"),
+    "person": _marked("Name here"),
+    "role": _marked("Role"),
+    "note": _marked("What is missing"),
+    "conditions": _marked("Conditions"),
+    "retain_days": _marked("Days for which the keys are kept after the project’s end"),
+    "until": _marked("Keep the keys until"),
+    "course": _marked("Course"),
+    "completed": _marked("Completed on"),
+    "evidence": _marked("Evidence"),
+    "name": _marked("Name"),
+    "scopes": _marked("What it is good for"),
+    "days": _marked("How long"),
+    "most": _marked("Limit"),
+    "subject": _marked("Subject at the login provider"),
+    "display_name": _marked("Name"),
+    "email": _marked("E-mail"),
+    "affiliation": _marked("Name of the organisation"),
+}
+_OF_COLUMN = re.compile(r"table-\d+-(?:reason|transform|parameter)-(.+)")
+
 #: what waits for a person, by its kind (orchestrator.governance.inbox)
 WAITING = {
     "invitation": _marked("You are invited to join"),
@@ -379,6 +403,12 @@ _CONDITION = re.compile(r"(?P<column>\S+) (?P<operator>\S+)(?: (?P<value>.*))?",
 def fault(in_words: Language, text: str) -> str:
     """What is wrong with a field, in words."""
     return said(in_words, FIELD_FAULTS, text, text)
+
+
+def field_name(in_words: Language, name: str) -> str:
+    """A field as a list of what is wrong names it: a column by its own name; empty for one without a name."""
+    column = _OF_COLUMN.fullmatch(name)
+    return column[1] if column else said(in_words, FIELD_NAMES, name, "") if name in FIELD_NAMES else ""
 
 
 def refusal(in_words: Language, error: BulleError) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -50,6 +52,9 @@ _COARSENINGS = {
     "integer": ("", "band", "top"),
     "number": ("", "band", "top"),
 }
+#: fields of the draft's form, besides those of its tables
+_FIELDS = {"project", "number", "lead", "team", "starts", "ends", "starts-was", "ends-was", "new-table", "add", "drop"}
+_FIELDS |= set(_TEXTS)
 _LINES = re.compile(r"[\s,;]+")
 _CONDITION = re.compile(r"(?P<column>\S+)\s+(?P<operator>\S+)(?:\s+(?P<value>.*))?")
 _OF_TABLE = re.compile(r"table-\d+(?:$|-(?:columns|rows|reason|transform|parameter)(?:$|-))")
@@ -68,7 +73,7 @@ def content_of(fields: Fields) -> dict[str, Any]:
     content["team"] = [name for name in _LINES.split(_text(fields, "team")) if name]
     for name in ("starts", "ends"):
         try:
-            content[name] = day(name, text) if (text := _text(fields, name)) else None
+            content[name] = _moment(fields, name)
         except FormFault as fault:
             faults.update(fault.faults)
     tables = []
@@ -82,6 +87,19 @@ def content_of(fields: Fields) -> dict[str, Any]:
     if faults:
         raise FormFault(faults)
     return content
+
+
+def _moment(fields: Fields, name: str) -> str | None:
+    """The moment of a day that was typed; the very one that was there, where the day is the same as was shown."""
+    text = _text(fields, name)
+    if not text:
+        return None
+    with suppress(ValueError):
+        was = datetime.fromisoformat(_text(fields, f"{name}-was"))
+        shown = words.last_day(was) if name == "ends" else was
+        if was.tzinfo is not None and shown.date().isoformat() == text:
+            return was.isoformat()
+    return day(name, text)
 
 
 def _table_numbers(fields: Fields) -> Iterator[int]:
@@ -167,7 +185,7 @@ def _begun(act: Act, fields: Fields) -> dict[str, Any]:
 
 
 def _edited(act: Act, fields: Fields) -> dict[str, Any]:
-    _known(fields, {"project", "number", "lead", "team", "starts", "ends", "new-table", "add", "drop", *_TEXTS})
+    _known(fields, _FIELDS)
     return {"project": _text(fields, "project"), "number": _text(fields, "number"), "content": content_of(fields)}
 
 

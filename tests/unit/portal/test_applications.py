@@ -54,6 +54,17 @@ def test_a_form_says_what_was_typed() -> None:
     assert table.rows[1].value == ("007", 8)
 
 
+def test_a_day_that_was_not_changed_keeps_its_hour() -> None:
+    """Else an amendment that changes a word would move the beginning and the end of the project."""
+    was = {"starts-was": ["2027-01-01T15:30:00+00:00"], "ends-was": ["2027-12-31T12:00:00+00:00"]}
+    kept = content_of({**FORM, **was})
+    assert (kept["starts"], kept["ends"]) == (was["starts-was"][0], was["ends-was"][0])
+    moved = content_of({**FORM, **was, "starts": ["2027-01-02"]})
+    assert moved["starts"] == "2027-01-02T00:00:00+00:00"
+    assert content_of({**FORM, "ends-was": ["2028-01-01T00:00:00+00:00"]})["ends"] == "2028-01-01T00:00:00+00:00"
+    assert content_of({**FORM, "ends-was": ["never"]})["ends"] == "2028-01-01T00:00:00+00:00"
+
+
 def test_a_table_is_added_and_taken_out_by_a_button() -> None:
     added = content_of({**FORM, "new-table": ["colon/colon"], "add": ["yes"]})
     assert [table["dataset"] for table in added["tables"]] == ["visits", "colon"]
