@@ -16,7 +16,9 @@ from orchestrator.errors import (
     UnavailableError,
 )
 from orchestrator.governance import desk
+from orchestrator.governance.identity import HUB
 from orchestrator.governance.service import Governance
+from orchestrator.governance.states import PlatformRole
 from orchestrator.governance.store import Base, Store
 from orchestrator.terms import Outcome
 from tests.unit.governance.places import Kept, Shelf, create, draft, peopled
@@ -42,6 +44,10 @@ def state(store: Store) -> list:
 
 CHANGES = {
     "person.add": lambda g: g.add_person("admin", "new", "New"),
+    "person.describe": lambda g: g.describe_person("admin", "outsider", True, "Another Hospital"),
+    "person.gone": lambda g: g.gone_person(HUB, "outsider", True),
+    "role.follow": lambda g: g.follow_roles(HUB, "outsider", {PlatformRole.REVIEWER}),
+    "training.declare": lambda g: g.declare_training("outsider", "Another", g.now().date()),
     "person.disable": lambda g: g.disable_person("admin", "outsider"),
     "role.add": lambda g: g.add_role("admin", "outsider", "reviewer"),
     "role.remove": lambda g: g.remove_role("admin", "auditor", "auditor"),
@@ -49,6 +55,11 @@ CHANGES = {
     "project.suspend": lambda g: g.suspend_project("admin", "sleep"),
     "project.close": lambda g: g.close_project("custodian", "sleep"),
     "member.request": lambda g: g.request_membership("outsider", "sleep", "outsider"),
+    "member.invite": lambda g: g.invite_member("lead", "sleep", "outsider"),
+    "member.approve": lambda g: g.approve_membership("lead", "sleep", "researcher", g.project("sleep").ends),
+    "member.confirm": lambda g: g.confirm_membership("lead", "sleep", "researcher"),
+    "lead.confirm": lambda g: g.confirm_membership("custodian", "sleep", "lead"),
+    "member.leave": lambda g: g.leave_project("researcher", "sleep"),
     "member.suspend": lambda g: g.suspend_membership("lead", "sleep", "researcher"),
     "member.end": lambda g: g.end_membership("lead", "sleep", "researcher"),
     "lead.appoint": lambda g: g.approve_membership("custodian", "sleep", "lead", g.project("sleep").ends),

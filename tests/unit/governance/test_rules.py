@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import ClassVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.errors import RefusedError
-from orchestrator.governance import states
+from orchestrator.governance import desk, states
+from orchestrator.governance.identity import HUB, NODE, OPERATOR
 from orchestrator.governance.rules import TABLE, Action, Fact, judge, printed_table
 from orchestrator.governance.states import (
     FIRST,
@@ -18,6 +21,7 @@ from orchestrator.governance.states import (
     ApplicationState,
     MembershipState,
     PermitState,
+    PlatformRole,
     ProjectState,
     check_transition,
     printed_diagrams,
@@ -60,9 +64,15 @@ def test_a_disabled_person_does_nothing(action, facts):
 
 DATA = {
     Action.MEMBER_APPROVE,
+    Action.MEMBER_INVITE,
+    Action.MEMBER_CONSENT,
+    Action.MEMBER_CONFIRM,
     Action.LEAD_APPOINT,
+    Action.LEAD_CONFIRM,
     Action.PERMIT_DRAFT,
     Action.PERMIT_APPROVE,
+    Action.APPLICATION_CHECK,
+    Action.APPLICATION_APPROVE,
     Action.PROJECT_ACTIVATE,
     Action.PROJECT_RESUME,
 }
@@ -151,3 +161,127 @@ def test_incompatible_roles_are_pairs():
 @pytest.mark.parametrize("printed", [printed_table, printed_transitions, printed_diagrams])
 def test_the_documentation_holds_the_tables(printed):
     assert printed() in DOCUMENT.read_text(encoding="utf-8"), "print it into docs/governance.md"
+
+
+#: who somebody is → what the rules know of them
+ROLES = {
+    "operator": {Fact.OPERATOR},
+    "hub": {Fact.HUB},
+    "node agent": {Fact.NODE},
+    "administrator": {Fact.PERSON, Fact.ADMINISTRATOR},
+    "custodian": {Fact.PERSON, Fact.CUSTODIAN},
+    "reviewer": {Fact.PERSON, Fact.REVIEWER},
+    "auditor": {Fact.PERSON, Fact.AUDITOR},
+    "lead": {Fact.PERSON, Fact.INVOLVED, Fact.LEAD, Fact.MEMBERS_LEAD},
+    "last lead": {Fact.PERSON, Fact.INVOLVED, Fact.LEAD, Fact.LAST_LEAD, Fact.MEMBERS_LEAD},
+    "member": {Fact.PERSON, Fact.INVOLVED, Fact.MEMBER},
+    "who asked": {Fact.PERSON, Fact.INVOLVED},
+    "oneself": {Fact.PERSON, Fact.SELF},
+    "applicant": {Fact.PERSON, Fact.APPLICANT},
+    "drafter": {Fact.PERSON, Fact.DRAFTER},
+    "stranger": {Fact.PERSON},
+}
+#: written beside the table, not from it: who reads what
+READERS = {
+    Action.PERSON_READ: {"operator", "administrator", "custodian", "auditor", "lead", "last lead", "oneself"},
+    Action.PEOPLE_READ: {"operator", "administrator", "custodian", "auditor"},
+    Action.PROJECT_READ: {
+        *("operator", "administrator", "custodian", "reviewer", "auditor"),
+        *("lead", "last lead", "member"),
+    },
+    Action.PROJECTS_READ: {"operator", "administrator", "custodian", "reviewer", "auditor"},
+    Action.APPLICATION_READ: {"operator", "custodian", "auditor", "lead", "last lead", "applicant"},
+    Action.CATALOGUE_READ: set(ROLES) - {"hub", "node agent"},
+    Action.AUDIT_READ: {"operator", "auditor"},
+    Action.HEALTH_READ: {"operator", "administrator", "auditor"},
+    Action.USAGE_READ: {
+        *("operator", "administrator", "custodian", "auditor"),
+        *("lead", "last lead", "oneself"),
+    },
+}
+READS = [action for action in Action if action.name.endswith("_READ")]
+
+
+def test_every_reading_is_in_the_table_of_readers():
+    assert list(READERS) == READS
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("action", READS)
+def test_who_reads_what(action, role):
+    facts = ROLES[role]
+    assert judge(action, facts).allowed == (role in READERS[action])
+    assert not judge(action, facts | {Fact.DISABLED}).allowed
+
+
+@pytest.mark.parametrize(("action", "fact"), [(action, fact) for action in READS for fact in sorted(TABLE[action].may)])
+def test_negative_control_each_entry_of_a_reading_counts(action, fact):
+    """Taken away, somebody who reads does not any more; so no entry stands there for nothing."""
+    table = {**TABLE, action: replace(TABLE[action], may=TABLE[action].may - {fact})}
+    assert {role for role, facts in ROLES.items() if judge(action, facts, table).allowed} < READERS[action]
+
+
+@pytest.mark.parametrize("action", READS)
+def test_negative_control_a_reading_open_to_one_more_is_seen(action):
+    for fact in set(Fact) - TABLE[action].may - {Fact.DISABLED}:
+        table = {**TABLE, action: replace(TABLE[action], may=TABLE[action].may | {fact})}
+        reads = {role for role, facts in ROLES.items() if judge(action, facts, table).allowed}
+        held = [role for role, facts in ROLES.items() if fact in facts]
+        assert not held or reads > READERS[action] or set(held) <= READERS[action]
+
+
+class TestInTheStore:
+    """The facts as they are found, for each role, in a project that runs."""
+
+    #: person → what they may read of project "sleep", of whom is in it, and of others
+    MAY: ClassVar = {
+        "custodian": {"person", "people", "project", "projects"},
+        "admin": {"person", "people", "project", "projects", "health"},
+        "auditor": {"person", "people", "project", "projects", "audit", "health"},
+        "reviewer": {"project", "projects"},
+        "lead": {"person", "project"},
+        "researcher": {"person", "project"},
+        "asked": set(),
+        "invited": set(),
+        "left": set(),
+        "outsider": set(),
+        OPERATOR: {"person", "people", "project", "projects", "audit", "health"},
+        HUB: set(),
+        NODE: set(),
+    }
+
+    @pytest.fixture
+    def full(self, sleep):
+        governance = sleep.governance
+        for name in ("reviewer", "asked", "invited", "left"):
+            governance.add_person(OPERATOR, name, name)
+        governance.add_role("admin", "reviewer", PlatformRole.REVIEWER)
+        governance.request_membership("asked", "sleep", "asked")
+        governance.invite_member("lead", "sleep", "invited")
+        governance.request_membership("left", "sleep", "left")
+        governance.leave_project("left", "sleep")
+        return sleep
+
+    def test_what_each_role_reads(self, full):
+        governance = full.governance
+        reads = {
+            "person": lambda session, by: {"action": Action.PERSON_READ, "person": "researcher"},
+            "people": lambda session, by: {"action": Action.PEOPLE_READ},
+            "project": lambda session, by: {
+                "action": Action.PROJECT_READ,
+                "project": desk.project_named(session, "sleep"),
+            },
+            "projects": lambda session, by: {"action": Action.PROJECTS_READ},
+            "audit": lambda session, by: {"action": Action.AUDIT_READ},
+            "health": lambda session, by: {"action": Action.HEALTH_READ},
+        }
+        with full.store.read() as session:
+            found = {
+                by: {what for what, asked in reads.items() if governance._may_read(session, by, **asked(session, by))}
+                for by in self.MAY
+            }
+        assert found == self.MAY
+
+    def test_a_stranger_reads_nothing(self, full):
+        with full.store.read() as session, pytest.raises(RefusedError, match="not a person known here"):
+            full.governance._may_read(session, "nobody", Action.CATALOGUE_READ)
