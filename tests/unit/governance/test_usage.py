@@ -355,6 +355,46 @@ def test_lines_have_their_price_and_a_folder_costs_also_when_nobody_opens_it(sle
     assert january.currency == "CHF"
 
 
+def plans(here: Place, read: Any) -> list[str]:
+    """How SQLite finds rows of usage and storage while ``read`` runs."""
+    found: list[str] = []
+
+    def explain(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if statement.startswith("SELECT") and ("FROM usage" in statement or "FROM storage" in statement):
+            asked = connection.connection.driver_connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            found.extend(row[3] for row in asked.fetchall())
+
+    event.listen(here.store._engine, "before_cursor_execute", explain)
+    try:
+        read()
+    finally:
+        event.remove(here.store._engine, "before_cursor_execute", explain)
+    return found
+
+
+def scanned(steps: list[str]) -> list[str]:
+    """Those that look through a whole table."""
+    return [step for step in steps if step.startswith(("SCAN usage", "SCAN storage"))]
+
+
+def test_what_others_use_elsewhere_costs_a_reader_nothing(sleep: Place) -> None:
+    if sleep.store._engine.dialect.name != "sqlite":
+        return  # a small table is scanned there whatever its indices; the benchmark looks at a large one
+    peopled_lines(sleep)
+    for read in (
+        lambda: sleep.governance.usage("researcher", MONTH),
+        lambda: sleep.governance.usage("lead", MONTH),
+        lambda: sleep.governance.usage("researcher", MONTH, "sleep"),
+    ):
+        found = plans(sleep, read)
+        assert len(found) >= 2 and not scanned(found), found
+    with policy(sleep, quotas=Quotas(hours=5, storage_gb=5)):
+        found = plans(sleep, lambda: sleep.governance.may_open("researcher", "sleep"))
+    assert found and not scanned(found), found
+    # Negative control: who may see every line has them looked through.
+    assert scanned(plans(sleep, lambda: sleep.governance.usage(OPERATOR, MONTH)))
+
+
 # -- health ---------------------------------------------------------------------------------------------------
 def test_health_is_the_node_agents_last_word_and_says_when_it_was_heard(sleep: Place) -> None:
     governance = sleep.governance
