@@ -127,7 +127,7 @@ class Stage:
         raw = {
             "deployment": "login-test",
             "state": str(self.folder / "state"),
-            "public_url": f"http://127.0.0.1:{first}",
+            "public_url": f"http://localhost:{first}",
             "listen": f"127.0.0.1:{first}",
             "internal_port": first + 1,
             "bridge_subnet": f"127.{first % 200 + 20}.7.0/24",

@@ -82,7 +82,8 @@ def write_settings(place: Place, extra: dict[str, object] | None = None) -> Sett
         wanted = {
             "deployment": place.deployment,
             "state": str(place.state),
-            "public_url": f"http://127.0.0.1:{place.port}",
+            # A name, because browsers bind passkeys to names only; it is this machine all the same.
+            "public_url": f"http://localhost:{place.port}",
             "listen": f"127.0.0.1:{place.port}",
             "internal_port": place.internal_port,
             "bridge_subnet": place.bridge_subnet,
