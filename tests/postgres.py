@@ -61,10 +61,10 @@ class Server:
         """SQLAlchemy's URL of one of its databases."""
         return f"postgresql+psycopg://{role}@/{database}?host={self.folder}"
 
-    def create(self, *, template: str = "template0", owner: str = OWNER) -> str:
+    def create(self, name: str | None = None, *, template: str = "template0", owner: str = OWNER) -> str:
         """Make a database, a copy of ``template``; its name."""
         self._count += 1
-        name = f"t{self._count}"
+        name = name or f"t{self._count}"
         self._run(f"CREATE DATABASE {name} OWNER {owner} TEMPLATE {template} STRATEGY file_copy")
         return name
 

@@ -6,11 +6,12 @@ the second sees what the first did; and a reader sees one moment, and waits for 
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, create_engine, event
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 from orchestrator.errors import SettingsError
@@ -23,6 +24,8 @@ MIGRATES = "bulle_migrates"
 
 #: seconds after which a transaction that waits for another to write gives up
 PATIENCE = 15
+#: seconds for which a connection that was used is taken to be alive
+_FRESH = 1.0
 #: of an advisory lock that only we use: "bulle" as a number
 _MIGRATION_LOCK = 0x62756C6C65
 
@@ -73,7 +76,6 @@ def _postgresql(url: str, password_file: Path | None) -> Engine:
         url,
         # A writer that has the lock below meets no other, so this is the second net under the first.
         isolation_level="SERIALIZABLE",
-        pool_pre_ping=True,
         connect_args={"connect_timeout": PATIENCE, "application_name": "bulle"},
     )
 
@@ -84,6 +86,21 @@ def _postgresql(url: str, password_file: Path | None) -> Engine:
             # Stops: a server that somebody else put behind the socket, and that asks for the password in clear.
             # Shown by tests/unit/governance/test_store.py.
             options["require_auth"] = "scram-sha-256"
+
+    # A connection that lay there is tried first, because the server may have been restarted; one that was just used is
+    # not, because to try takes as long as to ask.
+    @event.listens_for(engine, "checkin")
+    def _used(connection: Any, record: Any) -> None:
+        record.info["used"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def _try(connection: Any, record: Any, proxy: Any) -> None:
+        if time.monotonic() - record.info.get("used", time.monotonic()) < _FRESH:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error as error:
+            raise DisconnectionError from error
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Any) -> None:

@@ -171,6 +171,34 @@ def test_moments_come_back_in_utc_and_without_a_zone_are_refused(sleep):
         session.commit()
 
 
+# -- a server that was restarted --------------------------------------------------------------------------------------
+def cut(store: Store) -> None:
+    """What a restart does to the connections of a program."""
+    with store.read() as session:
+        session.execute(text("SELECT 1"))
+    other = Store(store._engine.url.render_as_string(hide_password=False))
+    cut_all = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+    with other._engine.begin() as connection:
+        connection.execute(text(f"{cut_all} WHERE pid <> pg_backend_pid() AND datname = current_database()"))
+    other.close()
+
+
+@on_postgresql
+def test_a_restart_of_the_server_is_not_noticed_after_a_moment(sleep, monkeypatch):
+    monkeypatch.setattr(database, "_FRESH", 0.0)
+    cut(sleep.store)
+    assert sleep.governance.project("sleep").slug == "sleep"
+
+
+@on_postgresql
+def test_negative_control_untried_a_connection_that_was_cut_fails_once_and_once_only(sleep, monkeypatch):
+    monkeypatch.setattr(database, "_FRESH", 1e9)
+    cut(sleep.store)
+    with pytest.raises(UnavailableError):
+        sleep.governance.project("sleep")
+    assert sleep.governance.project("sleep").slug == "sleep"
+
+
 # -- the password -----------------------------------------------------------------------------------------------------
 @pytest.fixture
 def locked(postgres, tmp_path):
