@@ -7,6 +7,7 @@ Real authority, real portal, real Chromium; no engine is needed.
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,7 +42,7 @@ from tests.integration.portal_stage import (
     free_port,
     serving,
 )
-from tests.integration.test_portal_pages import log_in
+from tests.integration.test_portal_pages import LOCALES, NARROW, grave, log_in, too_wide
 
 NONE: frozenset[Action] = frozenset()
 
@@ -85,10 +86,11 @@ class Place:
     def governance(self) -> Governance:
         return self.stage.governance
 
-    def window(self, who: str, *, verified: bool = True) -> Window:
+    def window(self, who: str, *, verified: bool = True, locale: str = "en-GB", policy: bool = True) -> Window:
         if who not in self.windows:
-            context = self.browser.new_context(locale="en-GB")
-            context.set_default_timeout(20_000)
+            # axe runs in the page, which the portal's policy rightly forbids.
+            context = self.browser.new_context(locale=locale, bypass_csp=not policy)
+            context.set_default_timeout(60_000)
             log_in(context, self.stage, who)
             page = context.new_page()
             cdp = context.new_cdp_session(page)
@@ -234,3 +236,27 @@ def test_the_pages_policy_holds_and_no_script_is_inline(place: Place) -> None:
     assert answer is not None
     assert "script-src 'self'" in answer.headers["content-security-policy"]
     assert "unsafe" not in json.dumps(answer.headers)
+
+
+@pytest.mark.parametrize("language", sorted(LOCALES))
+def test_the_two_pages_that_ask_a_passkey_are_for_everybody(place: Place, language: str) -> None:
+    window = place.window("custodian", locale=LOCALES[language], policy=False)
+    window.open("account")
+    window.page.locator('form[action$="act/passkey.begin"] button').click()
+    window.page.wait_for_selector("#making")
+    assert window.page.locator("html").get_attribute("lang") == language
+    assert grave(window.page) == []
+    assert too_wide(window.page, NARROW) == []
+
+    window.register("key")
+    place.governance.vouch_passkey(OPERATOR, "custodian", place.governance.passkeys("custodian")[0].id)
+    lead = place.window("lead")
+    lead.register("laptop")
+    window.open("people/lead")
+    window.page.locator('form[action$="act/passkey.vouch"] button').click()
+    window.page.wait_for_selector("#signing")
+    assert grave(window.page) == []
+    window.page.locator(".narrow details summary").click()
+    assert too_wide(window.page, NARROW) == []
+    if shots := os.environ.get("BULLE_SHOTS"):
+        window.page.screenshot(path=f"{shots}/sign-{language}.png", full_page=True)
