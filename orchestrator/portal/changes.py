@@ -10,7 +10,7 @@ from difflib import SequenceMatcher
 from typing import Literal
 
 from orchestrator.governance.cards import ApplicationContent, ProjectRecord, RequestedColumn, RequestedTable
-from orchestrator.governance.sessions import readable_condition
+from orchestrator.portal.conditions import written_condition
 from orchestrator.portal.dictionary import coarsened
 from orchestrator.terms import ColumnPermit, PermitTerms, TablePermit
 
@@ -76,7 +76,8 @@ def changes(wanted: ApplicationContent, project: ProjectRecord, permit: PermitTe
 
 def pieces(before: str, after: str) -> Iterator[Piece]:
     """The words of both texts in one, each marked as what stays, goes or comes."""
-    old, new = re.findall(r"\s+|\S+", before), re.findall(r"\s+|\S+", after)
+    # A word with the space after it: else a sentence of other words is cut at each space that both have.
+    old, new = re.findall(r"\S+\s*|\s+", before), re.findall(r"\S+\s*|\s+", after)
     for tag, a, b, c, d in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
         if tag == "equal":
             yield Piece("same", "".join(old[a:b]))
@@ -113,7 +114,7 @@ def _columns(before: TablePermit | None, after: RequestedTable | None) -> Iterat
 
 
 def _rows(before: TablePermit | None, after: RequestedTable | None) -> Iterator[Rows]:
-    old = [readable_condition(condition) for condition in before.rows] if before else []
-    new = [readable_condition(condition) for condition in after.rows] if after else []
+    old = [written_condition(condition) for condition in before.rows] if before else []
+    new = [written_condition(condition) for condition in after.rows] if after else []
     yield from (Rows("gone", text) for text in old if text not in new)
     yield from (Rows("new", text) for text in new if text not in old)

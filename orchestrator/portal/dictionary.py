@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.governance.cards import CatalogueEntry, ColumnCard, RequestedColumn, RequestedTable, TableCard
-from orchestrator.governance.sessions import readable_condition
+from orchestrator.portal.conditions import written_condition
 from orchestrator.terms import ColumnPermit, TablePermit
 
 
@@ -15,7 +15,7 @@ def readable_table(table: TablePermit | RequestedTable, entry: CatalogueEntry | 
         dataset=table.dataset,
         table=table.table,
         title=known.title if known else table.table,
-        rows_filter=tuple(readable_condition(condition) for condition in table.rows),
+        rows_filter=tuple(written_condition(condition) for condition in table.rows),
         columns=tuple(_column(column, columns.get(column.name)) for column in table.columns),
     )
 

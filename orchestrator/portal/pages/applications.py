@@ -9,7 +9,6 @@ from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
@@ -26,12 +25,12 @@ from orchestrator.governance.states import ApplicationKind, ApplicationState, Pe
 from orchestrator.portal import words
 from orchestrator.portal.acting import Act, Fields, FormFault, day
 from orchestrator.portal.changes import Change, changes
+from orchestrator.portal.conditions import read_condition, written_condition
 from orchestrator.portal.dictionary import readable_table
 from orchestrator.portal.hub import PREFIX
 from orchestrator.portal.pages.lists import ANY, local, word
 from orchestrator.portal.paths import slug_of
 from orchestrator.portal.sessions import Session
-from orchestrator.terms import Operator, RowCondition
 
 if TYPE_CHECKING:
     from orchestrator.portal.application import Portal
@@ -56,7 +55,6 @@ _COARSENINGS = {
 _FIELDS = {"project", "number", "lead", "team", "starts", "ends", "starts-was", "ends-was", "new-table", "add", "drop"}
 _FIELDS |= set(_TEXTS)
 _LINES = re.compile(r"[\s,;]+")
-_CONDITION = re.compile(r"(?P<column>\S+)\s+(?P<operator>\S+)(?:\s+(?P<value>.*))?")
 _OF_TABLE = re.compile(r"table-\d+(?:$|-(?:columns|rows|reason|transform|parameter)(?:$|-))")
 _ADDRESS = re.compile(r"[1-9][0-9]{0,5}")
 
@@ -127,7 +125,7 @@ def _table(fields: Fields, at: int, faults: dict[str, str]) -> dict[str, Any]:
     rows = []
     for line in filter(None, map(str.strip, _text(fields, f"table-{at}-rows").splitlines())):
         try:
-            rows.append(condition_of(line).model_dump(mode="json"))
+            rows.append(read_condition(line).model_dump(mode="json"))
         except ValueError:
             faults[f"table-{at}-rows"] = "condition"
     return {
@@ -137,38 +135,6 @@ def _table(fields: Fields, at: int, faults: dict[str, str]) -> dict[str, Any]:
         "rows": rows,
         "reason": _text(fields, f"table-{at}-reason"),
     }
-
-
-def condition_of(line: str) -> RowCondition:
-    """A condition as a person writes one: ``age >= 40``, ``sex in f, m``, ``died is-null``.
-
-    Raises:
-        ValueError: it is none.
-    """
-    found = _CONDITION.fullmatch(line)
-    if found is None or found["operator"] not in set(Operator):
-        raise ValueError("no condition")
-    operator, text = Operator(found["operator"]), (found["value"] or "").strip()
-    value: Any = _value(text) if text else None
-    if operator in (Operator.IN, Operator.NOT_IN):
-        value = tuple(_value(each) for part in text.split(",") if (each := part.strip()))
-    try:
-        return RowCondition(column=found["column"], operator=operator, value=value)
-    except ValidationError as error:
-        raise ValueError("no condition") from error
-
-
-def _value(text: str) -> int | float | str | bool:
-    if text in ("true", "false"):
-        return text == "true"
-    for kind in (int, float):
-        try:
-            # Only where it reads back as it was written: 007 is a code, not a number.
-            if str(kind(text)) == text:
-                return kind(text)
-        except ValueError:
-            continue
-    return text
 
 
 def _text(fields: Fields, name: str) -> str:
@@ -345,7 +311,7 @@ class Applications:
             ],
             coarsenings=lambda kind: [(each, reader.text(words.TRANSFORMS[each])) for each in _COARSENINGS[kind]],
             chosen=lambda table: {column.name: column for column in table.columns},
-            conditions=lambda table: "\n".join(condition for condition in readable_table(table, None).rows_filter),
+            conditions=lambda table: "\n".join(map(written_condition, table.rows)),
             base=local(_reading(record)),
             missing=[words.missing(self._portal.language(request), code) for code in record.missing],
         )
