@@ -25,7 +25,7 @@ from orchestrator.workspaces.runtime import Runtime
 _log = logging.getLogger(__name__)
 
 #: seconds between two looks at a session's containers
-SAMPLE_SECONDS = 10.0
+SAMPLE_SECONDS = 5.0
 #: seconds between two reports
 REPORT_SECONDS = 30.0
 #: seconds between two measurements of the folders that were in use
@@ -141,6 +141,8 @@ class Meter:
                 self._counts[name] = _Count(grant, now, now, tick)
                 self._used[grant.project_id, grant.person] = home_key(grant.project_id, grant.person)
                 self._used[grant.project_id, ""] = project_key(grant.project_id)
+                # At once: a session that is over before the next sample has used something too.
+                self._sample(name, self._counts[name])
         for name, count in self._counts.items():
             if count.ended is None:
                 count.go_on(now, tick)
@@ -153,24 +155,26 @@ class Meter:
         """Look at the containers of each running session. One that does not answer is looked at the next time."""
         self.look()
         for name, count in self._counts.items():
-            if count.ended is not None:
-                continue
-            memory, used = 0.0, 0.0
-            try:
-                for found in self._runtime.list(name):
-                    if not found.running:
-                        continue
-                    now = self._runtime.used(found.id)
-                    memory += now.memory_bytes
-                    used += max(0.0, now.cpu_seconds - count.cpu.get(found.id, 0.0))
-                    count.cpu[found.id] = now.cpu_seconds
-            except BulleError as error:
-                _log.info("session %s was not measured: %s", name, error)
-            else:
-                count.memory = memory
-            # What was read of the processor is counted even where a later container did not answer.
-            count.processor(self._sampled.get(name, count.began), used)
-            self._sampled[name] = count.at
+            if count.ended is None:
+                self._sample(name, count)
+
+    def _sample(self, name: str, count: _Count) -> None:
+        memory, used = 0.0, 0.0
+        try:
+            for found in self._runtime.list(name):
+                if not found.running:
+                    continue
+                now = self._runtime.used(found.id)
+                memory += now.memory_bytes
+                used += max(0.0, now.cpu_seconds - count.cpu.get(found.id, 0.0))
+                count.cpu[found.id] = now.cpu_seconds
+        except BulleError as error:
+            _log.info("session %s was not measured: %s", name, error)
+        else:
+            count.memory = memory
+        # What was read of the processor is counted even where a later container did not answer.
+        count.processor(self._sampled.get(name, count.began), used)
+        self._sampled[name] = count.at
 
     def measure(self) -> None:
         """Look how large the folders are that were in use."""

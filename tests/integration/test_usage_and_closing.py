@@ -15,6 +15,7 @@ from orchestrator.keys import KeyRing, open_custodian
 from orchestrator.machine import images as machine_images
 from orchestrator.node.closings import _immutable
 from orchestrator.node.folders import archive_of, folder_name, home_key, project_key
+from orchestrator.node.usage import SAMPLE_SECONDS
 from tests.integration.agent_stage import Stage
 
 MINE, OTHER = "1" * 32, "2" * 32
@@ -62,6 +63,7 @@ def test_what_a_session_uses_and_its_folders_hold_is_told(agent: Stage) -> None:
     agent.in_sandbox(session, "dd if=/dev/urandom of=/home/researcher/noise bs=1M count=8; sync")
     # Three seconds of one processor, in a loop that the shell itself runs.
     agent.in_sandbox(session, "end=$(($(date +%s) + 4)); while [ $(date +%s) -lt $end ]; do :; done")
+    time.sleep(SAMPLE_SECONDS + 1)
     agent.stop()
     lines = [line for told in agent.authority.reports for line in told["sessions"] if line["session"] == session]
     last = lines[-1]

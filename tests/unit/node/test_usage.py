@@ -111,6 +111,15 @@ def test_negative_control_without_the_split_all_is_in_one_month(bench: Bench, mo
         splits_at_midnight(bench)
 
 
+def test_a_session_that_is_over_before_the_next_sample_used_something_too(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.meter.look()
+    bench.pass_(2)
+    bench.running.clear()
+    line = bench.told()["2026-11"]
+    assert (line.seconds, line.cpu_seconds, line.memory_gb_seconds) == (2.0, 10.0, 4.0)
+
+
 moments = st.datetimes(datetime(2020, 1, 1), datetime(2030, 1, 1), timezones=st.just(UTC))
 
 
