@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from orchestrator.errors import InputError
 from orchestrator.governance.cards import AuditLine, AuditPage, Health
-from orchestrator.governance.rules import Action
+from orchestrator.governance.rules import Action, judge
 from orchestrator.portal import spreadsheet, words
 from orchestrator.portal.acting import Act
 from orchestrator.portal.pages.lists import ANY, local, word
@@ -58,6 +58,14 @@ def routes(portal: Portal) -> list[Route]:
         Route("/audit/records.csv", portal.own(pages.as_csv), name="audit-csv"),
         Route("/audit/records.jsonl", portal.own(pages.as_json_lines), name="audit-jsonl"),
     ]
+
+
+def _marked(text: str) -> str:
+    """Mark ``text`` for the catalogues of the languages."""
+    return text
+
+
+_NO_DAY = _marked("“%(text)s” is not a day such as 2026-03-31.")
 
 
 @dataclass(frozen=True)
@@ -114,6 +122,16 @@ class Asked:
         """For another address that asks for the same."""
         return {name: getattr(self, name) for name in _FIELDS if getattr(self, name)}
 
+    @property
+    def odd_day(self) -> str:
+        """What was typed as a day and is none."""
+        for text in (self.since, self.until):
+            try:
+                _moment(text, 1)
+            except InputError:
+                return text
+        return ""
+
     def arguments(self) -> dict[str, Any]:
         """For ``audit.read``. The day of ``until`` belongs to it.
 
@@ -143,21 +161,27 @@ class Audit:
 
     async def read(self, request: Request, session: Session) -> Response:
         """Records that fit, newest first, a page at a time."""
-        asked, fault, page = Asked.of(request), "", AuditPage(records=(), before=None)
+        asked, reader = Asked.of(request), self._portal.language(request)
+        visitor = await self._portal.visitor(session)
+        # Before what was typed is looked at: to whom the page is closed, it says nothing about days.
+        judge(Action.AUDIT_READ, visitor.facts).raise_if_refused()
+        page, odd = AuditPage(records=(), before=None), asked.odd_day
+        fault = reader.text(_NO_DAY, text=odd) if odd else ""
         before = _number(word(request, "before"))
         try:
-            page = await self._portal.call(session, "audit.read", **asked.arguments(), before=before, limit=_PAGE)
+            if not fault:
+                page = await self._portal.call(session, "audit.read", **asked.arguments(), before=before, limit=_PAGE)
         except InputError as error:
             fault = error.message
         # How many there are: what an auditor compares with what the machine's own check says. Not from the log's
         # reading: to read it without a filter would be a record of its own.
         health: Health = await self._portal.call(session, "health.read")
-        reader = self._portal.language(request)
         return await self._portal.page(
             request,
             session,
             "audit.html",
             here="audit",
+            visitor=visitor,
             status=422 if fault else 200,
             asked=asked,
             fault=fault,

@@ -158,6 +158,7 @@ READERS = {
     "catalogue": {"custodian", "reviewer", "auditor", "admin", "lead", "researcher", "outsider"},
     "catalogue/visits": {"custodian", "reviewer", "auditor", "admin", "lead", "researcher", "outsider"},
     "audit": {"auditor"},
+    "audit?since=2026-01-01": {"auditor"},
     "audit/records.csv": {"auditor"},
     "audit/records.jsonl": {"auditor"},
     "platform": {"auditor", "admin"},
@@ -353,6 +354,10 @@ def test_a_filter_that_is_not_understood_shows_nothing_and_says_so(office: Offic
     assert answer.status_code == 422 and numbers(answer.text) == [] and 'role="alert"' in answer.text
     for form in ("csv", "jsonl"):
         assert office.get(f"audit/records.{form}?{query}").status_code == 422
+
+
+def test_to_whom_the_log_is_closed_it_says_nothing_of_days(office: Office) -> None:
+    assert office.get("audit?since=yesterday", "admin").status_code == 403
 
 
 def many_records(office: Office, count: int) -> None:
