@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from sqlalchemy import text
 
 from orchestrator.cli import main
 from orchestrator.config import Settings, Uid, load_settings
@@ -20,8 +22,8 @@ from orchestrator.governance.keys import create_signing_keys
 from orchestrator.governance.store import SCHEMA, Store
 from orchestrator.machine.doctor import Level, check_database, check_secrets
 from orchestrator.terms import SessionClaim
-from tests.postgres import STRICT
-from tests.unit.governance.test_migrations import newer
+from tests.postgres import STRICT, programs
+from tests.unit.governance.test_migrations import fill, newer, rows
 
 ROOT = Path(__file__).parents[3]
 
@@ -121,6 +123,43 @@ def test_the_authority_keeps_its_store_there_and_has_no_network(deployment):
     store = Store(deployment.database_url, deployment.database_password_file)
     with store.read() as session:
         assert session.connection().exec_driver_sql("SELECT id FROM person").scalars().all() == ["researcher"]
+    store.close()
+
+
+# -- backup -----------------------------------------------------------------------------------------------------------
+def test_a_dump_of_postgresql_brings_everything_back(postgres, folder):
+    """As docs/administration.md has it, with Debian's programs."""
+    server = postgres()
+    first, second = server.create(), server.create()
+    store = Store(server.url(first))
+    fill(store)
+    store.prepare()
+    reach = ["--host", server.socket, "--username", "postgres"]
+    copy = folder / "copy"
+    subprocess.run([programs() / "pg_dump", *reach, "--format", "custom", "--file", copy, first], check=True)
+    subprocess.run([programs() / "pg_restore", *reach, "--dbname", second, copy], check=True)
+    restored = Store(server.url(second))
+    restored.prepare()
+    assert rows(restored) == rows(store) and restored.schema() == SCHEMA
+    for one, name in ((store, first), (restored, second)):
+        one.close()
+        server.drop(name)
+
+
+def test_a_copy_of_sqlite_while_it_is_in_use_brings_everything_back(folder):
+    store = Store(f"sqlite:///{folder / 'used.sqlite'}")
+    fill(store)
+    store.prepare()
+    with store.write() as session:  # somebody is at it; what they did not finish is not in the copy
+        session.execute(text("UPDATE person SET display_name = 'x'"))
+        with sqlite3.connect(folder / "used.sqlite") as source, sqlite3.connect(folder / "copy.sqlite") as target:
+            source.backup(target)
+        source.close()
+        target.close()
+    restored = Store(f"sqlite:///{folder / 'copy.sqlite'}")
+    restored.prepare()
+    assert rows(restored) == rows(store)
+    restored.close()
     store.close()
 
 
