@@ -615,7 +615,7 @@ def test_rows_and_transforms_come_into_the_permit(people):
 
 
 def test_names_and_bounds(people):
-    for slug in ("", "A", "a b", "mine", "new", "a" * 31, "../a"):
+    for slug in ("", "A", "a b", "mine", "a" * 31, "../a"):
         with pytest.raises(InputError):
             begun(people, slug=slug)
     for days in (-1, 40_000):
