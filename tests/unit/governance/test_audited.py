@@ -117,7 +117,7 @@ def test_a_refusal_names_its_rule_in_the_log(sleep):
         sleep.governance.approve_permit("researcher", "sleep", 1)
     record = list(sleep.audit.read())[-1]
     assert (record.event.kind, record.event.outcome, record.event.actor) == ("permit.approve", "refused", "researcher")
-    assert "permit.approve/not-involved" in record.event.detail["reason"]
+    assert "permit.approve/who-may" in record.event.detail["reason"]
 
 
 def test_wrong_input_changes_and_writes_nothing(sleep):
@@ -163,7 +163,7 @@ def test_the_same_at_once_happens_once(sleep):
     assert sorted(type(one).__name__ for one in results) == ["ConflictError"] * 3 + ["NoneType"]
     results = at_once(*[lambda: governance.approve_membership("lead", "sleep", "outsider")] * 3)
     assert sum(one is None for one in results) == 1
-    results = at_once(*[lambda: create(governance, "new")] * 3)
+    results = at_once(*[lambda: create(governance, "another")] * 3)
     assert sum(one is None for one in results) == 1
     versions = at_once(*[lambda: governance.draft_permit("lead", "sleep", draft("age"))] * 3)
     assert versions == [None] * 3
