@@ -90,7 +90,12 @@ def test_a_month_is_told_as_csv_that_no_spreadsheet_takes_for_formulas(bulle: Ru
     header, row = csv.reader(io.StringIO(out))
     assert tuple(header) == CSV_HEADER
     told = dict(zip(header, row, strict=True))
-    assert (told["project_title"], told["hours"], told["cost"], told["currency"]) == ("'=1+1", "1.500000", "0.38", "EUR")
+    assert (told["project_title"], told["hours"], told["cost"], told["currency"]) == (
+        "'=1+1",
+        "1.500000",
+        "0.38",
+        "EUR",
+    )
 
 
 def test_a_month_is_told_as_a_table_with_its_total_and_quotas(bulle: Run, governance: Governance) -> None:
