@@ -336,8 +336,8 @@ class Decisions(Desk):
         """A person's passkeys, oldest first; one's own where no person is named."""
         person = person or by
         with self._store.read() as session:
-            person_named(session, person)
             self._judge_read(session, by, Action.PERSON_READ, person=person)
+            person_named(session, person)
             rows = session.scalars(
                 select(PasskeyRow).where(PasskeyRow.person_id == person).order_by(PasskeyRow.created_at, PasskeyRow.id)
             ).all()

@@ -222,7 +222,14 @@ class Desk:
         try:
             with self._store.write() as session:
                 change = Change(by, action, self._clock(), session, person, project, detail)
-                yield change
+                try:
+                    yield change
+                except NotFoundError:
+                    # Stops: somebody who tries names and tells by the answer which studies there are, and who is in
+                    # them. Who may not is refused in the same words. Shown by tests/unit/portal/test_every_route.py.
+                    wanted = select(ProjectRow).where(ProjectRow.slug == (change.project or ""))
+                    self._judge(change, session.scalars(wanted).first())
+                    raise
                 self._stop_a_rehearsal()
                 session.flush()
                 self._tell(change)
@@ -251,6 +258,17 @@ class Desk:
 
     def _tell(self, change: Change) -> None:
         """Add what people are told of a change (:mod:`orchestrator.governance.notices`)."""
+
+    def _becomes(self, change: Change, action: Action, project: ProjectRow) -> None:
+        """The change turns out to be another ``action``, by what it is about; to be judged as that.
+
+        Stops: a stranger to the project who tells by which of the two is refused who leads it or how it stands.
+        Shown by tests/unit/portal/test_every_route.py.
+        """
+        told = self._may_read(change.session, change.by, Action.PROJECT_READ, project=project)
+        if not told and change.person != change.by:
+            self._judge(change, project)
+        change.action = action
 
     def _decide(self, change: Change, project: ProjectRow | None = None, **content: Any) -> None:
         """Call in every action of :data:`~orchestrator.governance.rules.DECISIONS` after all its checks, before the

@@ -123,7 +123,7 @@ class Memberships(Desk):
         with self._change(by, Action.MEMBER_APPROVE, person=person, project=slug) as change:
             project, row = self._membership(change, slug, person)
             if row.role is MemberRole.LEAD:
-                change.action = Action.LEAD_APPOINT
+                self._becomes(change, Action.LEAD_APPOINT, project)
             self._judge(change, project)
             if project.state is ProjectState.DRAFT:
                 raise RefusedError(f"project '{slug}' is a draft", hint=f"bulle project activate {slug}")
@@ -182,7 +182,7 @@ class Memberships(Desk):
         with self._change(by, Action.MEMBER_CONFIRM, person=person, project=slug) as change:
             project, row = self._membership(change, slug, person)
             if row.role is MemberRole.LEAD:
-                change.action = Action.LEAD_CONFIRM
+                self._becomes(change, Action.LEAD_CONFIRM, project)
             self._judge(change, project)
             if row.state is not MembershipState.ACTIVE or row.ends <= change.now:
                 told = row.state if row.state is not MembershipState.ACTIVE else "over"

@@ -183,7 +183,7 @@ class Projects(Desk):
         with self._change(by, Action.PROJECT_ACTIVATE, project=slug) as change:
             project = project_named(change.session, slug)
             if project.state is ProjectState.SUSPENDED:
-                change.action = Action.PROJECT_RESUME
+                self._becomes(change, Action.PROJECT_RESUME, project)
                 self._judge(change, project)
                 self._decide(change, project)
             else:
