@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator.config import FileCustodian, Settings
 from orchestrator.errors import BulleError, InputError, NotFoundError, RefusedError, to_wire
+from orchestrator.governance import identity as governance_identity
 from orchestrator.governance.calls import Asked, perform
 from orchestrator.governance.cards import (
     ClosingDone,
@@ -46,6 +47,7 @@ from orchestrator.governance.grants import issuer_of, sign_grant
 from orchestrator.governance.keys import GRANT_KEY, load_private_key
 from orchestrator.governance.service import Governance
 from orchestrator.governance.serving import serve_on_sockets
+from orchestrator.governance.states import PlatformRole
 from orchestrator.terms import Event, Outcome, SessionClaim, SessionVerdict
 
 MAX_BODY = 512 * 1024
@@ -92,6 +94,18 @@ class Authority:
     grant_key: Ed25519PrivateKey
     deployment: str
     embedded_custodian: bool
+    #: group at the login provider → the platform role that it gives
+    group_roles: Mapping[str, str] = field(default_factory=dict)
+
+    def login(self, person: str, told: Person) -> PersonCard:
+        """Follow what the login provider says of a person, the roles of their groups included."""
+        self.governance.login(person, told)
+        roles = {PlatformRole(self.group_roles[group]) for group in told.groups if group in self.group_roles}
+        try:
+            return self.governance.follow_roles(governance_identity.HUB, person, roles)
+        except RefusedError:
+            # A role that does not go with one that they hold is not given, as the log says; they are who they are.
+            return self.governance.person(person)
 
     def issue(self, wanted: GrantRequest) -> IssuedGrant:
         """A signed grant, after every condition was checked anew and the issue is in the audit log."""
@@ -150,7 +164,8 @@ class Authority:
 def authority_of(settings: Settings, governance: Governance, grant_key: Ed25519PrivateKey) -> Authority:
     """The authority of a deployment."""
     governance.embedded_custodian = isinstance(settings.custodian, FileCustodian)
-    return Authority(governance, grant_key, settings.deployment, isinstance(settings.custodian, FileCustodian))
+    embedded = isinstance(settings.custodian, FileCustodian)
+    return Authority(governance, grant_key, settings.deployment, embedded, settings.oidc.group_roles)
 
 
 # The routes are plain functions: FastAPI runs them in its thread pool, so that the store and the log's
@@ -164,7 +179,11 @@ def hub_app(authority: Authority) -> FastAPI:
 
     @app.put("/v1/persons/{person}")
     def put_person(person: PersonId, told: Person) -> PersonCard:
-        return authority.governance.login(person, told)
+        return authority.login(person, told)
+
+    @app.post("/v1/persons/{person}/gone", status_code=204)
+    def post_gone(person: PersonId) -> None:
+        authority.governance.gone_person(governance_identity.HUB, person, gone=True)
 
     @app.post("/v1/grants", status_code=201)
     def post_grant(wanted: GrantRequest) -> IssuedGrant:

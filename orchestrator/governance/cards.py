@@ -141,6 +141,8 @@ class Person(Value):
     subject: Annotated[str, Field(max_length=255)]
     display_name: Annotated[str, Field(max_length=200)]
     email: Annotated[str, Field(max_length=254)] = ""
+    #: those groups at the login provider that the settings give a role for
+    groups: Annotated[tuple[Annotated[str, Field(max_length=255)], ...], Field(max_length=200)] = ()
 
 
 class GrantRequest(Value):

@@ -79,10 +79,17 @@ def grant_call(person: str, project: str) -> Call[IssuedGrant]:
     return Call("POST", "/v1/grants", IssuedGrant.model_validate_json, body)
 
 
-def person_upsert_call(person: str, subject: str, display_name: str, email: str = "") -> Call[PersonCard]:
+def person_upsert_call(
+    person: str, subject: str, display_name: str, email: str = "", groups: Iterable[str] = ()
+) -> Call[PersonCard]:
     """Tell of a login."""
-    body = _json({"subject": subject, "display_name": display_name, "email": email})
+    body = _json({"subject": subject, "display_name": display_name, "email": email, "groups": list(groups)})
     return Call("PUT", _person_path(person), PersonCard.model_validate_json, body)
+
+
+def person_gone_call(person: str) -> Call[None]:
+    """Tell that the login provider no longer knows a person."""
+    return Call("POST", f"{_person_path(person)}/gone", lambda content: None)
 
 
 def record_call(event: Event) -> Call[int]:
@@ -212,9 +219,15 @@ class AuthorityClient:
         """A signed grant for ``person`` in the project with slug ``project`` (hub's socket)."""
         return self._ask(grant_call(person, project))
 
-    def person_upsert(self, person: str, subject: str, display_name: str, email: str = "") -> PersonCard:
+    def person_upsert(
+        self, person: str, subject: str, display_name: str, email: str = "", groups: Iterable[str] = ()
+    ) -> PersonCard:
         """Tell of a login; returns the person with platform roles (hub's socket)."""
-        return self._ask(person_upsert_call(person, subject, display_name, email))
+        return self._ask(person_upsert_call(person, subject, display_name, email, groups))
+
+    def person_gone(self, person: str) -> None:
+        """Tell that the login provider no longer knows a person: what they run ends (hub's socket)."""
+        self._ask(person_gone_call(person))
 
     def record(self, event: Event) -> int:
         """Write an event of the socket's own kinds to the audit log; returns its number (every socket)."""
@@ -308,9 +321,15 @@ class AsyncAuthorityClient:
         """See :meth:`AuthorityClient.grant`."""
         return await self._ask(grant_call(person, project))
 
-    async def person_upsert(self, person: str, subject: str, display_name: str, email: str = "") -> PersonCard:
+    async def person_upsert(
+        self, person: str, subject: str, display_name: str, email: str = "", groups: Iterable[str] = ()
+    ) -> PersonCard:
         """See :meth:`AuthorityClient.person_upsert`."""
-        return await self._ask(person_upsert_call(person, subject, display_name, email))
+        return await self._ask(person_upsert_call(person, subject, display_name, email, groups))
+
+    async def person_gone(self, person: str) -> None:
+        """See :meth:`AuthorityClient.person_gone`."""
+        await self._ask(person_gone_call(person))
 
     async def record(self, event: Event) -> int:
         """See :meth:`AuthorityClient.record`."""

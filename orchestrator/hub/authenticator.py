@@ -217,7 +217,9 @@ class BulleAuthenticator(GenericOAuthenticator):
             try:
                 require_second_factor(who, self.oidc)
                 async with AsyncAuthorityClient(Path(self.authority_socket)) as authority:
-                    await authority.person_upsert(who.person, who.subject, who.display_name, who.email or "")
+                    await authority.person_upsert(
+                        who.person, who.subject, who.display_name, who.email or "", self._groups(who)
+                    )
             except RefusedError as refused:
                 await self.audit("session.login", who.person, Outcome.REFUSED, _detail(who, refused.message))
                 raise
@@ -246,7 +248,11 @@ class BulleAuthenticator(GenericOAuthenticator):
         userinfo = None
         if endpoints.userinfo and "name" not in claims:
             userinfo = await self._ask(self.token_to_user(answer), "does not say who logs in")
-        return identity(claims, userinfo), id_token
+        return identity(claims, userinfo, self.oidc.groups_claim), id_token
+
+    def _groups(self, who: Identity) -> list[str]:
+        """The person's groups that stand for a role here; the others are nobody's business."""
+        return sorted(who.groups & self.oidc.group_roles.keys())
 
     async def _ask(self, question: Any, what: str) -> dict[str, Any]:
         try:

@@ -43,6 +43,8 @@ class Identity:
     email: str | None
     methods: tuple[str, ...]
     context: str | None
+    #: the groups that the provider names, with ``oidc.groups_claim``
+    groups: frozenset[str] = frozenset()
 
 
 def signing_key(token: str, key_set: Mapping[str, Any]) -> jwt.PyJWK | None:
@@ -108,7 +110,9 @@ def verify_id_token(token: str, key: jwt.PyJWK, *, issuer: str, client_id: str, 
     return claims
 
 
-def identity(claims: Mapping[str, Any], userinfo: Mapping[str, Any] | None = None) -> Identity:
+def identity(
+    claims: Mapping[str, Any], userinfo: Mapping[str, Any] | None = None, groups_claim: str = "groups"
+) -> Identity:
     """The person whom verified ``claims`` name; name and address may stand in ``userinfo`` instead.
 
     The person is the ``sub`` claim alone. An e-mail address can be given to somebody else, or claimed by
@@ -138,6 +142,8 @@ def identity(claims: Mapping[str, Any], userinfo: Mapping[str, Any] | None = Non
 
     methods = claims.get("amr")
     context = claims.get("acr")
+    # Of the signed token alone: roles follow from it, and nothing else is signed.
+    groups = claims.get(groups_claim)
     return Identity(
         person=person,
         subject=subject,
@@ -145,6 +151,7 @@ def identity(claims: Mapping[str, Any], userinfo: Mapping[str, Any] | None = Non
         email=text("email"),
         methods=tuple(m for m in methods if isinstance(m, str)) if isinstance(methods, list) else (),
         context=context if isinstance(context, str) else None,
+        groups=frozenset(g for g in groups if isinstance(g, str)) if isinstance(groups, list) else frozenset(),
     )
 
 
