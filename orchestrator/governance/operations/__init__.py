@@ -25,7 +25,7 @@ from orchestrator.governance.operations import (
 )
 from orchestrator.governance.operations.declared import Operation, Scope
 
-__all__ = ["OPERATIONS", "Operation", "Scope", "gathered"]
+__all__ = ["OPERATIONS", "Operation", "Scope", "gathered", "printed_operations"]
 
 
 def gathered(*areas: Iterable[Operation]) -> Mapping[str, Operation]:
@@ -56,3 +56,12 @@ OPERATIONS: Mapping[str, Operation] = gathered(
     auditing.OPERATIONS,
     usage.OPERATIONS,
 )
+
+
+def printed_operations(operations: Mapping[str, Operation] = OPERATIONS) -> str:
+    """The table in Markdown, as docs/api.md holds it."""
+    lines = ["| operation | address | scope | what it does |", "|---|---|---|---|"]
+    for name, operation in sorted(operations.items()):
+        address = f"`{operation.method} {operation.path}`" if operation.scope is not None else "in the browser only"
+        lines.append(f"| `{name}` | {address} | {operation.scope or ''} | {operation.summary.rstrip('.')} |")
+    return "\n".join(lines)

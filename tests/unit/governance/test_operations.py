@@ -19,7 +19,7 @@ from orchestrator.governance.authority import Authority, portal_app
 from orchestrator.governance.calls import LARGEST_NUMBER, Asked, arguments_of, perform
 from orchestrator.governance.client import AsyncAuthorityClient, operation_call
 from orchestrator.governance.identity import OPERATOR, RESERVED
-from orchestrator.governance.operations import OPERATIONS, gathered
+from orchestrator.governance.operations import OPERATIONS, gathered, printed_operations
 from orchestrator.governance.operations.declared import Nothing, Operation, Scope
 from orchestrator.governance.presented import presented
 from orchestrator.governance.rules import Action
@@ -295,3 +295,10 @@ def test_a_call_names_an_operation_that_there_is():
 
 def test_nothing_is_argued():
     assert arguments_of(operation(lambda *_: None, arguments=Nothing), {}) == Nothing()
+
+
+def test_the_page_of_documentation_holds_this_very_table():
+    page = (Path(__file__).parents[3] / "docs" / "api.md").read_text(encoding="utf-8")
+    assert printed_operations() in page
+    assert all(f"`{scope}`" in page for scope in Scope)
+    assert printed_operations({**OPERATIONS, "odd.thing": ODD}) not in page
