@@ -292,6 +292,36 @@ def test_every_page_as_each_role_that_may(stage: PortalStage, people: People, la
     assert faults == []
 
 
+@pytest.mark.parametrize("language", LOCALES)
+def test_what_a_form_answers_keeps_nobody_out(stage: PortalStage, people: People, language: str) -> None:
+    """Faults are said at the top, lead to their field, and are tied to it; what was done is said too."""
+    page = opened(people, stage, Shown("account", "researcher2"), language)
+    form = page.locator("form#declare")
+    form.evaluate("(form) => { form.noValidate = true; }")
+    form.locator("button").click()
+    alert = page.locator("[role=alert]")
+    alert.wait_for()
+    assert grave(page) == [] and too_wide(page, NARROW) == []
+    target = alert.locator("a").first.get_attribute("href") or ""
+    field = page.locator(target)
+    assert field.get_attribute("aria-invalid") == "true"
+    described = (field.get_attribute("aria-describedby") or "").split()
+    assert described and all(page.locator(f"[id='{name}']").count() == 1 for name in described)
+
+    page = opened(people, stage, Shown("account", "researcher2"), language)
+    page.locator("details:has(form#token) > summary").click()
+    page.locator("form#token input[name=name]").fill(f"notebook {language}")
+    page.locator("form#token input[type=checkbox]").first.check()
+    page.locator("form#token button").click()
+    page.wait_for_url(re.compile("/act/token.create"))
+    assert grave(page) == [] and too_wide(page, NARROW) == []
+
+    page = opened(people, stage, Shown("applications/hip-fractures/1/edit", "applicant"), language)
+    page.locator("form#edit button[type=submit], form button[type=submit]").nth(1).click()
+    page.locator("[role=status]").first.wait_for()
+    assert grave(page) == []
+
+
 # -- negative controls: what each question finds -------------------------------------------------------------
 @pytest.mark.parametrize(
     ("added", "rule"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -90,8 +91,7 @@ class Usage:
 
     async def read(self, request: Request, session: Session) -> Response:
         """A month, of all projects that the reader may see or of one."""
-        usage, project = await self._asked(request, session)
-        visitor = await self._portal.visitor(session)
+        (usage, project), visitor = await asyncio.gather(self._asked(request, session), self._portal.visitor(session))
         reader = self._portal.language(request)
         month = _first_of(usage.month)
         return await self._portal.page(

@@ -469,6 +469,15 @@ def test_one_sees_ones_own_usage_and_not_that_of_others(office: Office) -> None:
     assert cells(office.get(f"usage/usage.csv?month={month}", "outsider").text) == []
 
 
+@pytest.mark.parametrize("project", ["nothing", '"; filename=x.exe', "é", "../x"])
+@pytest.mark.parametrize("page", ["usage", "usage/usage.csv"])
+def test_usage_of_what_is_not_ones_own_or_not_there_is_refused(office: Office, page: str, project: str) -> None:
+    office.log_in("outsider")
+    answer = office.client.get(f"{PREFIX}{page}", params={"project": project})
+    assert answer.status_code in (403, 404, 422) and "content-disposition" not in answer.headers
+    assert office.client.get(f"{PREFIX}{page}", params={"project": "sleep"}).status_code in (403, 404)
+
+
 def test_a_quota_is_set_by_who_may_and_shown_as_text_and_bar(office: Office) -> None:
     used(office)
     month = f"{office.here.clock.now:%Y-%m}"
