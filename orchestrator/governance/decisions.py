@@ -155,7 +155,7 @@ class Decisions(Desk):
         wanted = mode is Signatures.REQUIRED or bool(keys)
         if wanted and not keys:
             raise SignatureError(
-                "refused by rule signature: this decision is signed with a passkey, and you have none that counts",
+                "refused by rule signature/none: this decision is signed with a passkey, and you have none that counts",
                 hint="add one in your account, and have it vouched for",
             )
         if not wanted:
@@ -180,7 +180,7 @@ class Decisions(Desk):
             # A browser asks so what it has to have signed, each time: that nobody tried anything is no news.
             change.unsigned = True
             raise SignatureError(
-                "refused by rule signature: this decision is signed with your passkey",
+                "refused by rule signature/unsigned: this decision is signed with your passkey",
                 hint="decide in the portal, in a browser that can reach your passkey",
             )
         return self._verified(change, from_browser(given), expected, keys)

@@ -234,6 +234,9 @@ EVENTS = {
     "grant.issue": _marked("Access granted to a workspace"),
     "grant.refused": _marked("Access refused to a workspace"),
     "decision.endorse": _marked("First of two decisions taken"),
+    "passkey.add": _marked("Passkey registered"),
+    "passkey.remove": _marked("Passkey removed"),
+    "passkey.vouch": _marked("Passkey vouched for"),
 }
 
 SCOPES = {
@@ -372,6 +375,15 @@ _FORBIDS = {
     "not-for-disabled": _marked("This person’s account is disabled."),
     "not-for-permit-approver": _marked("This person approved a permit of the project and so can never be in it."),
     "not-for-lead-appointer": _marked("This person made somebody the project’s lead and so can never lead it."),
+    # of passkeys and what they sign
+    "none": _marked("This is signed with a passkey, and you have none that counts. Add one in your account."),
+    "same": _marked("It has changed since you looked at it. Please look at it again, and sign it anew."),
+    "fresh": _marked("Too much time went by. Please begin again."),
+    "once": _marked("This signature was used before. Please sign anew."),
+    "passkey": _marked("This passkey is none of yours that counts."),
+    "verify": _marked("The passkey’s answer does not hold. Please try again."),
+    "anchor": _marked("A data custodian’s passkey is vouched for by the machine’s operator."),
+    "custodian": _marked("This person is no data custodian, so a data custodian vouches for the passkey."),
 }
 WHO_MAY = _marked("Only %(who)s may do this.")
 _REFUSED = re.compile(r"refused by rule (?P<action>[a-z.-]+)/(?P<why>[a-z-]+): ")
