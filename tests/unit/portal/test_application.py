@@ -265,6 +265,22 @@ def test_a_made_up_session_is_a_stranger(world: World) -> None:
     assert world.client.get(PREFIX, follow_redirects=False).status_code == 302
 
 
+def test_a_session_that_was_planted_before_the_login_is_not_the_one_after_it(world: World) -> None:
+    """Session fixation: who knows the id that a browser had before must not share the login."""
+    world.log_in("bob")
+    planted = world.client.cookies[SESSION_COOKIE]
+    world.client.cookies.clear()
+    world.client.cookies.set(SESSION_COOKIE, "planted", path=PREFIX)
+    world.log_in("ada")
+    ids = {cookie.value for cookie in world.client.cookies.jar if cookie.name == SESSION_COOKIE} - {"planted"}
+    assert len(ids) == 1 and planted not in ids
+    world.client.cookies.clear()
+    world.client.cookies.set(SESSION_COOKIE, "planted", path=PREFIX)
+    assert world.client.get(PREFIX, follow_redirects=False).status_code == 302
+    world.client.cookies.set(SESSION_COOKIE, planted, path=PREFIX)
+    assert "Dr bob" in world.client.get(PREFIX).text, "another login is another person's still"
+
+
 def test_a_login_leads_back_to_where_it_began(world: World) -> None:
     first = world.client.get(f"{PREFIX}about", follow_redirects=False)
     state = re.search(r"state=([\w-]+)", first.headers["location"])

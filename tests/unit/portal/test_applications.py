@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.governance.cards import ApplicationContent, ProjectRecord, RequestedColumn, RequestedTable
+from orchestrator.governance.sessions import readable_condition
 from orchestrator.governance.states import ProjectState
+from orchestrator.portal import changes as changes_module
 from orchestrator.portal.acting import FormFault
 from orchestrator.portal.changes import Change, changes, pieces
 from orchestrator.portal.conditions import read_condition, written_condition
@@ -235,6 +237,12 @@ def test_conditions_that_read_alike_are_not_taken_for_the_same() -> None:
     table = SAME.tables[0].model_copy(update={"rows": (two,)})
     (change,) = changes(SAME.model_copy(update={"tables": (table,)}), PROJECT, permit)
     assert [(row.kind, row.text) for row in change.rows] == [("gone", 'age in "a, b"'), ("new", "age in a, b")]
+
+
+def test_negative_control_conditions_compared_as_they_read_hide_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(changes_module, "written_condition", readable_condition)
+    with pytest.raises(ValueError, match="unpack"):
+        test_conditions_that_read_alike_are_not_taken_for_the_same()
 
 
 def test_dates_that_move_show() -> None:

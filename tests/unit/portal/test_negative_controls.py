@@ -93,6 +93,19 @@ def test_a_portal_that_takes_any_id_lets_a_made_up_session_in(world: World, monk
         portal.test_a_made_up_session_is_a_stranger(world)
 
 
+def test_a_portal_that_keeps_the_id_of_before_shares_a_login(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = Sessions.open
+
+    def keeping(self: Sessions, person: str, token: str) -> Session:
+        session = Session("planted", person, token, begin(self, person, token).began)
+        self._sessions[session.id] = session
+        return session
+
+    monkeypatch.setattr(Sessions, "open", keeping)
+    with pytest.raises((AssertionError, KeyError)):  # whose page it is, or none to log in to
+        portal.test_a_session_that_was_planted_before_the_login_is_not_the_one_after_it(world)
+
+
 def test_cookies_without_their_flags_are_seen(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def bare(self: Portal, answer: Response, name: str, value: str, seconds: int) -> None:
         answer.set_cookie(name, value, path=PREFIX, samesite=None)
