@@ -15,7 +15,7 @@ from orchestrator.governance.presented import presenting
 from orchestrator.governance.service import Governance
 from orchestrator.governance.signatures import Signing
 from orchestrator.governance.store import Store
-from tests.unit.governance.places import AUDIT_KEY, DAY, START, Clock, Shelf, create, draft, peopled
+from tests.unit.governance.places import AUDIT_KEY, DAY, START, Clock, Shelf, create, draft, peopled, store_url
 from tests.unit.softkey import ORIGIN, SoftKey
 
 DEPLOYMENT = "trial"
@@ -64,7 +64,7 @@ def signed_place(folder: Path, mode: Signatures = Signatures.REQUIRED, two_perso
     clock = Clock()
     audit = AuditLog(folder / "audit", AUDIT_KEY, clock=clock)
     audit.create()
-    store = Store(f"sqlite:///{folder / 'governance.sqlite'}")
+    store = Store(store_url(folder))
     store.prepare()
     policy = Policy(signatures=mode, two_person=two_person)
     governance = Governance(store, audit, clock, Shelf(), policy, signing=SIGNING)

@@ -37,7 +37,7 @@ from tests.unit.softkey import SoftKey
 
 
 @pytest.fixture
-def pair(folder):
+def pair(folder, databases):
     """A deployment in which two custodians approve a permit, and nobody signs. 'sleep' has a draft permit."""
     here = signed_place(folder, Signatures.OFF, ("permit.approve", "member.approve"))
     create(here.governance)
@@ -527,7 +527,7 @@ def test_negative_control_without_the_comparison_one_signature_serves_for_anothe
         approve(waiting)()
 
 
-def test_two_people_sign_both(folder):
+def test_two_people_sign_both(folder, databases):
     here = signed_place(folder, two_person=("permit.approve",))
     signed_custodians(here)
     with pytest.raises(SecondPersonError):
@@ -549,7 +549,7 @@ def signed_custodians(here):
     here.governance.draft_permit("lead", "sleep", draft())
 
 
-def test_the_first_ones_signature_is_used_up_with_their_endorsement(folder):
+def test_the_first_ones_signature_is_used_up_with_their_endorsement(folder, databases):
     here = signed_place(folder, two_person=("permit.approve",))
     signed_custodians(here)
     signature = here.keys["custodian"].sign(here.record(approve(here, version=1)))
