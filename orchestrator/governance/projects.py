@@ -33,8 +33,8 @@ from orchestrator.governance.store import ApplicationRow, MembershipRow, Project
 _SLUG = re.compile(r"(?=.{1,30}\Z)[a-z](?:-?[a-z0-9])*")
 
 
-# Stand where a project's name stands in addresses.
-_TAKEN = frozenset({"mine", "new"})
+# Stands where a project's name stands in addresses of the API.
+_TAKEN = frozenset({"mine"})
 
 #: an application in one of these is not decided yet
 UNDECIDED = (
