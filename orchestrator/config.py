@@ -300,32 +300,6 @@ class Notifications(Section):
         return tuple(path for path in found if path is not None)
 
 
-class Toleration(Section):
-    """Lets workspaces onto nodes with a taint, as Kubernetes has it."""
-
-    key: str | None = None
-    operator: Literal["Equal", "Exists"] = "Equal"
-    value: str | None = None
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-
-
-class Kubernetes(Section):
-    """How workspaces run on a cluster; written by the chart."""
-
-    #: namespace of the control plane
-    namespace: Annotated[str, Field(pattern=r"^[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?$")] = "bulle"
-    #: a project's namespace is this, '-' and the project's id
-    project_prefix: Annotated[str, Field(pattern=r"^[a-z0-9](?:[-a-z0-9]{0,22}[a-z0-9])?$")] = "bulle-project"
-    #: kubelet's folder on the nodes
-    kubelet: Path = Path("/var/lib/kubelet")
-    #: container runtime of workspaces (gVisor, Kata); None: the cluster's own
-    runtime_class: str | None = None
-    priority_class: str | None = None
-    node_selector: dict[str, str] = {}
-    tolerations: tuple[Toleration, ...] = ()
-    image_pull_secrets: tuple[str, ...] = ()
-
-
 class Settings(Section):
     """Everything an administrator decides about one deployment."""
 
@@ -345,7 +319,6 @@ class Settings(Section):
     custodian: Annotated[FileCustodian | Pkcs11Custodian, Field(discriminator="kind")] = FileCustodian()
     workspace: Workspace = Workspace()
     probe: Probe = Probe()
-    kubernetes: Kubernetes | None = None
     governance: Policy = Policy()
     notifications: Notifications = Notifications()
     #: PostgreSQL that keeps governance: ``postgresql://user@/name``; None: SQLite in the state folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal
@@ -145,6 +146,12 @@ class Person(Value):
     groups: Annotated[tuple[Annotated[str, Field(max_length=255)], ...], Field(max_length=200)] = ()
 
 
+class Groups(Value):
+    """What fresh tokens tell about a person who is logged in (``PUT /v1/persons/{person}/groups``)."""
+
+    groups: Annotated[tuple[Annotated[str, Field(max_length=255)], ...], Field(max_length=200)]
+
+
 class GrantRequest(Value):
     """Who wants to open a workspace in which project (``POST /v1/grants``)."""
 
@@ -270,7 +277,7 @@ class ApplicationRecord(Value):
     #: names the content exactly: given back as ``seen``, it keeps a decision from falling on what nobody looked at
     digest: str = ""
     #: display names of the people in it, for readers who may see them
-    names: dict[str, str] = {}
+    names: Mapping[str, str] = Field(default_factory=dict)
 
 
 class ApplicationLine(Value):
@@ -300,7 +307,7 @@ class ProjectLine(Value):
 
 
 class ClosingDue(Value):
-    """What the node agent has to do for a closed project: ``archive`` its folders read-only, or ``destroy`` its keys."""
+    """What the node agent does for a closed project: ``archive`` its folders read-only, or ``destroy`` its keys."""
 
     project_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
     #: the slug

@@ -23,7 +23,7 @@ def terms_texts(terms: TermsOfUse) -> dict[str, str]:
         UnavailableError: a file cannot be read, is empty, too long, or not UTF-8. Nobody can accept it then.
     """
     ours = {language: _HERE / f"terms-of-use.{language}.md" for language in LANGUAGES}
-    files: dict[str, Path] = {**terms.files} or ours
+    files: dict[str, Path] = {str(language): path for language, path in terms.files.items()} or ours
     texts = {}
     for language, path in files.items():
         try:
