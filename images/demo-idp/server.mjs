@@ -39,7 +39,7 @@ const provider = new Provider(configuration.issuer, {
       redirect_uris: [`${configuration.public_url}/hub/oauth_callback`],
       post_logout_redirect_uris: [`${configuration.public_url}/hub/logout`],
       response_types: ['code'],
-      grant_types: ['authorization_code'],
+      grant_types: ['authorization_code', 'refresh_token'],
     },
   ],
   jwks: { keys: [key] },
@@ -57,7 +57,8 @@ const provider = new Provider(configuration.issuer, {
     },
   },
   interactions: { url: (context, interaction) => `/interaction/${interaction.uid}` },
-  ttl: { Interaction: 900, Session: 43200, Grant: 43200, IdToken: 600, AccessToken: 600, AuthorizationCode: 60 },
+  ttl: { Interaction: 900, Session: 43200, Grant: 43200, IdToken: 600, AccessToken: 600, AuthorizationCode: 60, RefreshToken: 43200 },
+  issueRefreshToken: async () => true,
   findAccount: (context, id) =>
     accounts.has(id) ? { accountId: id, claims: () => accounts.claims(id) } : undefined,
   // There is one client and it is the deployment's own: people are not asked to agree to themselves.

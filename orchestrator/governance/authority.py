@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -32,6 +32,7 @@ from orchestrator.governance.cards import (
     DecisionWanted,
     DeploymentCard,
     GrantRequest,
+    Groups,
     IssuedGrant,
     NodeReport,
     Notice,
@@ -100,7 +101,11 @@ class Authority:
     def login(self, person: str, told: Person) -> PersonCard:
         """Follow what the login provider says of a person, the roles of their groups included."""
         self.governance.login(person, told)
-        roles = {PlatformRole(self.group_roles[group]) for group in told.groups if group in self.group_roles}
+        return self.follow(person, told.groups)
+
+    def follow(self, person: str, groups: Iterable[str]) -> PersonCard:
+        """Give and take the roles that these groups stand for."""
+        roles = {PlatformRole(self.group_roles[group]) for group in groups if group in self.group_roles}
         try:
             return self.governance.follow_roles(governance_identity.HUB, person, roles)
         except RefusedError:
@@ -180,6 +185,10 @@ def hub_app(authority: Authority) -> FastAPI:
     @app.put("/v1/persons/{person}")
     def put_person(person: PersonId, told: Person) -> PersonCard:
         return authority.login(person, told)
+
+    @app.put("/v1/persons/{person}/groups")
+    def put_groups(person: PersonId, told: Groups) -> PersonCard:
+        return authority.follow(person, told.groups)
 
     @app.post("/v1/persons/{person}/gone", status_code=204)
     def post_gone(person: PersonId) -> None:

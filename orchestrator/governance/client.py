@@ -87,6 +87,12 @@ def person_upsert_call(
     return Call("PUT", _person_path(person), PersonCard.model_validate_json, body)
 
 
+def person_follow_call(person: str, groups: Iterable[str]) -> Call[PersonCard]:
+    """Tell of the groups of a person who is logged in."""
+    body = _json({"groups": list(groups)})
+    return Call("PUT", f"{_person_path(person)}/groups", PersonCard.model_validate_json, body)
+
+
 def person_gone_call(person: str) -> Call[None]:
     """Tell that the login provider no longer knows a person."""
     return Call("POST", f"{_person_path(person)}/gone", lambda content: None)
@@ -174,7 +180,7 @@ def deployment_call() -> Call[DeploymentCard]:
     return Call("GET", "/v1/deployment", DeploymentCard.model_validate_json)
 
 
-def _json(fields: dict[str, str]) -> bytes:
+def _json(fields: Mapping[str, object]) -> bytes:
     # Not the models: what is too long or malformed is for the authority to refuse, as one typed error.
     return json.dumps(fields).encode()
 
@@ -326,6 +332,10 @@ class AsyncAuthorityClient:
     ) -> PersonCard:
         """See :meth:`AuthorityClient.person_upsert`."""
         return await self._ask(person_upsert_call(person, subject, display_name, email, groups))
+
+    async def person_follow(self, person: str, groups: Iterable[str]) -> PersonCard:
+        """Tell of the groups of a person who is logged in (hub's socket)."""
+        return await self._ask(person_follow_call(person, groups))
 
     async def person_gone(self, person: str) -> None:
         """See :meth:`AuthorityClient.person_gone`."""

@@ -6,8 +6,10 @@ they proved a second factor, is in :mod:`orchestrator.hub.claims`.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -31,6 +33,7 @@ from orchestrator.hub.claims import (
     verify_id_token,
 )
 from orchestrator.hub.provider import Endpoints, Provider
+from orchestrator.hub.renewal import Renewals, read_answer
 from orchestrator.terms import Event, Outcome
 
 __all__ = ["BulleAuthenticator", "login_fault", "nonce_for", "person_id"]
@@ -65,6 +68,16 @@ def login_fault(error: BulleError) -> LoginFault:
     else:
         kind, status = "login-unavailable", 503
     return LoginFault(status, kind, error.message, error.hint)
+
+
+def end_logins(db: Any, user: Any) -> None:
+    """End all logins of a person on the server's side, in every browser."""
+    # Clearing cookies alone would leave a copied one valid (CVE-2021-41247): the secret in the hub's cookie is
+    # changed, and the tokens of the portal and the bridges go. tests/integration/test_login.py keeps a copy.
+    user.orm_user.cookie_id = orm.new_token()
+    for token in db.query(orm.APIToken).filter(orm.APIToken.user_id == user.id, orm.APIToken.client_id != "jupyterhub"):
+        db.delete(token)
+    db.commit()
 
 
 class BulleLoginHandler(OAuthLoginHandler):
@@ -114,15 +127,7 @@ class BulleLogoutHandler(OAuthLogoutHandler):
         await super().default_handle_logout()
         if not user:
             return
-        # Clearing cookies alone would leave a copied one valid (CVE-2021-41247): the secret in the hub's
-        # cookie is changed, and the tokens of the portal and the bridges go. tests/integration/test_login.py
-        # keeps a copy.
-        user.orm_user.cookie_id = orm.new_token()
-        for token in self.db.query(orm.APIToken).filter(
-            orm.APIToken.user_id == user.id, orm.APIToken.client_id != "jupyterhub"
-        ):
-            self.db.delete(token)
-        self.db.commit()
+        end_logins(self.db, user)
         await user.save_auth_state(None)
         try:
             await self.authenticator.audit("session.logout", user.name, Outcome.DONE)
@@ -156,6 +161,17 @@ class BulleAuthenticator(GenericOAuthenticator):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._provider = Provider(self.oidc.issuer, self._read)
+        self.renewals = Renewals(
+            self.oidc.refresh_seconds,
+            renew=self._renew,
+            follow=self._follow,
+            gone=self._gone,
+            end=self._end,
+            say=self.log.warning,
+        )
+        # The hub makes its one authenticator in its event loop; a test, or a command, has no hub.
+        if self.parent is not None and self.oidc.refresh_seconds:
+            self._watch = asyncio.ensure_future(self.renewals.watch(self._logged_in))
 
     # -- names and rights --------------------------------------------------------------------------
     def normalize_username(self, username: str) -> str:
@@ -175,8 +191,60 @@ class BulleAuthenticator(GenericOAuthenticator):
         return False
 
     async def refresh_user(self, user: Any, handler: Any = None, **kwargs: Any) -> bool:
-        """Nothing of a login is kept that could be refreshed; every start asks the authority anew."""
-        return True
+        """Whether the provider still knows the person. Every start asks, and asks the authority besides."""
+        return not self.oidc.refresh_seconds or await self.renewals.still_known(user)
+
+    def _logged_in(self) -> list[Any]:
+        """The users of whom a login is kept."""
+        kept = self.parent.db.query(orm.User).filter(orm.User.encrypted_auth_state.is_not(None))
+        return [self.parent.users[found] for found in kept]
+
+    async def _renew(self, refresh_token: str) -> dict[str, Any]:
+        found = await self.discover()
+        request = HTTPRequest(
+            found.token,
+            method="POST",
+            headers=self.build_token_info_request_headers(),
+            body=urlencode(self.build_refresh_token_request_params(refresh_token)),
+            connect_timeout=5,
+            request_timeout=10,
+            follow_redirects=False,
+        )
+        try:
+            answer = await self.http_client.fetch(request, raise_error=False)
+        except (HTTPClientError, OSError) as error:
+            raise UnavailableError(f"the login service does not answer: {error}") from error
+        return read_answer(answer.code, answer.body or b"")
+
+    async def _follow(self, user: Any, answer: Mapping[str, Any]) -> None:
+        """Tell the authority what fresh tokens say of the person; not every provider says it again."""
+        id_token = answer.get("id_token")
+        if not isinstance(id_token, str):
+            return
+        claims = verify_id_token(
+            id_token,
+            await self._provider.key_for(id_token),
+            issuer=(await self.discover()).issuer,
+            client_id=self.client_id,
+            nonce=None,
+        )
+        who = identity(claims, None, self.oidc.groups_claim)
+        if who.person != user.name:
+            raise RefusedError("the login service's fresh tokens are about somebody else")
+        if self.oidc.group_roles and self.oidc.groups_claim in claims:
+            async with AsyncAuthorityClient(Path(self.authority_socket)) as authority:
+                await authority.person_follow(who.person, self._groups(who))
+
+    async def _gone(self, person: str) -> None:
+        async with AsyncAuthorityClient(Path(self.authority_socket)) as authority:
+            await authority.person_gone(person)
+
+    async def _end(self, user: Any) -> None:
+        end_logins(self.parent.db, user)
+        try:
+            await self.audit("session.unconfirmed", user.name, Outcome.DONE)
+        except BulleError as error:
+            self.log.error("the end of %s's logins was not audited: %s", user.name, error)
 
     # -- the provider ------------------------------------------------------------------------------
     async def _read(self, url: str) -> bytes:
@@ -213,7 +281,7 @@ class BulleAuthenticator(GenericOAuthenticator):
             web.HTTPError: with a page that says why and what to do.
         """
         try:
-            who, id_token = await self._identify(handler)
+            who, answer = await self._identify(handler)
             try:
                 require_second_factor(who, self.oidc)
                 async with AsyncAuthorityClient(Path(self.authority_socket)) as authority:
@@ -227,10 +295,10 @@ class BulleAuthenticator(GenericOAuthenticator):
         except BulleError as error:
             self.log.warning("login: %s", error)
             raise login_fault(error) from error
-        # Only what logging out at the provider needs is kept, encrypted; no access or refresh token.
-        return {"name": who.person, "admin": False, "auth_state": {"id_token": id_token}}
+        # Only what logging out at the provider, and asking it again, needs is kept, encrypted; no access token.
+        return {"name": who.person, "admin": False, "auth_state": self.renewals.kept(answer)}
 
-    async def _identify(self, handler: Any) -> tuple[Identity, str]:
+    async def _identify(self, handler: Any) -> tuple[Identity, dict[str, Any]]:
         endpoints = await self.discover()
         params = self.build_access_tokens_request_params(handler)
         params.pop("data", None)
@@ -248,7 +316,7 @@ class BulleAuthenticator(GenericOAuthenticator):
         userinfo = None
         if endpoints.userinfo and "name" not in claims:
             userinfo = await self._ask(self.token_to_user(answer), "does not say who logs in")
-        return identity(claims, userinfo, self.oidc.groups_claim), id_token
+        return identity(claims, userinfo, self.oidc.groups_claim), answer
 
     def _groups(self, who: Identity) -> list[str]:
         """The person's groups that stand for a role here; the others are nobody's business."""

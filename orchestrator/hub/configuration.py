@@ -99,6 +99,10 @@ def _login(c: Any, settings: Settings) -> None:
     login.enable_pkce = True
     login.enable_auth_state = True
     login.auto_login = False
+    # A start asks the provider again; between starts the authenticator's own watch does.
+    login.refresh_pre_spawn = settings.oidc.refresh_seconds > 0
+    login.auth_refresh_age = settings.oidc.refresh_seconds
+    login.auth_refresh_strict = True
     # Anybody whom the provider knows may log in and sees nothing: data is governance's to allow.
     login.allow_all = True
     # No one is an administrator of the hub, so nobody's session can be used to enter somebody else's

@@ -164,8 +164,8 @@ class SilentLog:
 def a_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the hub makes a session of, when the login cannot be logged."""
 
-    async def ada(self: BulleAuthenticator, handler: Any) -> tuple[Identity, str]:
-        return Identity("ada", "ada", "Ada", None, ("otp",), None), "the ID token"
+    async def ada(self: BulleAuthenticator, handler: Any) -> tuple[Identity, dict[str, str]]:
+        return Identity("ada", "ada", "Ada", None, ("otp",), None), {"id_token": "the ID token"}
 
     monkeypatch.setattr(authenticator, "AsyncAuthorityClient", SilentLog)
     monkeypatch.setattr(BulleAuthenticator, "_identify", ada)
