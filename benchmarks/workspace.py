@@ -4,6 +4,8 @@
 background that the display shows before anything is drawn (the panel and icons are there, not just a blank screen).
 Ours: a real headless Chromium clicks "Open workspace" and the canvas is looked at. Peer: ``docker run`` of the same
 display and sandbox with the same options, and a plain RFB client that asks for the picture until the same is so.
+
+In the same deployment, how long a removed member's desktop stays (:mod:`benchmarks.revoke`).
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import docker
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page
 
+from benchmarks import revoke
 from orchestrator.cli import demo
 from orchestrator.workspaces.gateway.display import write_xauthority
 from tests.integration.conftest import free_ports
@@ -31,6 +34,8 @@ from tests.integration.people import chromium, log_in, person
 
 Result = dict[str, Any]
 STARTS = 10
+REMOVALS = 5
+PROJECT = "doctor-visits"
 DRAWN_SHARE = 0.02
 PIXELS_IN_PAGE = """
 () => {
@@ -186,8 +191,12 @@ def _pair(ours: float, peer: float, peer_name: str, unit: str) -> Result:
     }
 
 
-def measure(images: dict[str, str], say: Callable[[str], None], starts: int = STARTS) -> dict[str, Result]:
-    """Start a workspace ``starts`` times each way, in alternation, and weigh both."""
+def measure(
+    images: dict[str, str], say: Callable[[str], None], starts: int = STARTS, removals: int = REMOVALS
+) -> dict[str, Result]:
+    """Start a workspace ``starts`` times each way, in alternation, and weigh both; then remove its member
+    ``removals`` times.
+    """
     engine = docker.from_env(timeout=180)
     first = free_ports(6)
     place = demo.Place("bench", Path("/var/lib/bulle/bench"), first, first + 1, "172.31.201.0/24")
@@ -201,15 +210,13 @@ def measure(images: dict[str, str], say: Callable[[str], None], starts: int = ST
         "bare-display": [],
         "bare-sandbox": [],
     }
-    project = "doctor-visits"
     scratch = Path("/dev/shm/bulle-bench")
     try:
         with chromium() as browser, person(browser, width=1600, height=900) as profile:
             page = profile.new_page()
-            secret = next(each.password for each in running.people if each.name == "researcher")
-            log_in(page, running.url, "researcher", secret)
-            for turn in range(starts + 1):  # the first of each warms up and does not count
-                took = _open(page, project, running.url)
+            log_in(page, running.url, revoke.MEMBER, _secret(running, revoke.MEMBER))
+            for turn in range(starts + 1) if starts else ():  # the first of each warms up and does not count
+                took = _open(page, PROJECT, running.url)
                 time.sleep(5)
                 for each in engine.containers.list(filters={"label": f"bulle.deployment={place.deployment}"}):
                     part = each.labels.get("bulle.part")
@@ -227,23 +234,65 @@ def measure(images: dict[str, str], say: Callable[[str], None], starts: int = ST
                 if turn:
                     ours.append(took)
                     bare.append(took_bare)
+            removed = _removals(browser, page, running, place, engine, images, removals, say)
     finally:
         demo.down(say, place)
         shutil.rmtree(place.state, ignore_errors=True)
         shutil.rmtree(scratch, ignore_errors=True)
-    middle = {name: statistics.median(values) for name, values in weights.items()}
+    middle = {name: statistics.median(values) for name, values in weights.items() if values}
     peer = "same containers by bare docker run, until first pixels"
-    return {
-        "workspace.start.median": _pair(statistics.median(ours), statistics.median(bare), peer, "s"),
-        "workspace.start.p95": _pair(_p95(ours), _p95(bare), peer, "s"),
-        "gateway.memory": _pair(
-            middle["bridge"] + middle["display"],
-            middle["bare-display"],
-            "bare display container (no bridge)",
-            "MB",
-        ),
-        "sandbox.memory": _pair(middle["sandbox"], middle["bare-sandbox"], "bare sandbox container", "MB"),
-    }
+    weighed = (
+        {}
+        if not starts
+        else {
+            "workspace.start.median": _pair(statistics.median(ours), statistics.median(bare), peer, "s"),
+            "workspace.start.p95": _pair(_p95(ours), _p95(bare), peer, "s"),
+            "gateway.memory": _pair(
+                middle["bridge"] + middle["display"],
+                middle["bare-display"],
+                "bare display container (no bridge)",
+                "MB",
+            ),
+            "sandbox.memory": _pair(middle["sandbox"], middle["bare-sandbox"], "bare sandbox container", "MB"),
+        }
+    )
+    gone = [statistics.median(found) for found in zip(*removed, strict=True)]
+    return {**weighed, "revoke.seconds": _pair(*gone, "docker rm -f of three such containers, three unmounted", "s")}
+
+
+def _removals(
+    browser: Browser,
+    page: Page,
+    running: demo.Running,
+    place: demo.Place,
+    engine: docker.DockerClient,
+    images: dict[str, str],
+    times: int,
+    say: Callable[[str], None],
+) -> list[tuple[float, float]]:
+    """Remove the member whose desktop runs, and the same by hand, in alternation; the first of each does not count."""
+    found: list[tuple[float, float]] = []
+    scratch = Path("/dev/shm/bulle-bench")
+    with person(browser) as profile:
+        lead = profile.new_page()
+        log_in(lead, running.url, revoke.LEAD, _secret(running, revoke.LEAD))
+        for turn in range(times + 1):
+            _open(page, PROJECT, running.url)
+            time.sleep(3)
+            took = revoke.by_the_portal(lead, running.url, PROJECT, place, engine)
+            revoke.admit_again(PROJECT, place)
+            shutil.rmtree(scratch, ignore_errors=True)
+            _, ids = _bare_start(images, scratch)
+            time.sleep(3)
+            by_hand = revoke.by_hand(images, ids, scratch)
+            say(f"removal {turn}: {took:.2f} s, by hand {by_hand:.2f} s")
+            if turn:
+                found.append((took, by_hand))
+    return found
+
+
+def _secret(running: demo.Running, name: str) -> str:
+    return next(each.password for each in running.people if each.name == name)
 
 
 def _stop_all(place: demo.Place) -> None:
