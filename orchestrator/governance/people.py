@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from sqlalchemy import func, or_, select, update
+from sqlalchemy.orm import Session
 
 from orchestrator.errors import ConflictError, InputError, RefusedError
 from orchestrator.governance.cards import Person, PersonCard, PersonProject
@@ -148,10 +149,8 @@ class People(Desk):
             row = person_named(change.session, person)
             self._judge(change)
             change.detail = {"external": external, "affiliation": affiliation}
-            # Stops: a custodian's consent to a partner of one organisation carried to another. test_people.py.
             if (row.external, row.affiliation) != (external, affiliation):
-                agreed = update(MembershipRow).where(MembershipRow.person_id == person)
-                change.session.execute(agreed.values(consented_by=None))
+                forget_consents(change.session, person)
             row.external, row.affiliation = external, affiliation
             change.session.flush()
             return person_card(row)
@@ -245,6 +244,13 @@ class People(Desk):
                 ]
             change.session.flush()
             return person_card(row)
+
+
+def forget_consents(session: Session, person: str) -> None:
+    """Let nothing count that custodians agreed to about a person, in any project."""
+    # Stops: a custodian's consent to a partner of one organisation carried to another.
+    # Shown by tests/unit/governance/test_memberships.py.
+    session.execute(update(MembershipRow).where(MembershipRow.person_id == person).values(consented_by=None))
 
 
 def _check_compatible(row: PersonRow, role: PlatformRole) -> None:

@@ -7,7 +7,7 @@ from sqlalchemy import event
 
 from orchestrator.config import Policy
 from orchestrator.errors import ConflictError, InputError, NotFoundError, RefusedError
-from orchestrator.governance import desk
+from orchestrator.governance import desk, people
 from orchestrator.governance.cards import MemberRecord
 from orchestrator.governance.identity import OPERATOR
 from orchestrator.governance.service import Governance
@@ -245,6 +245,13 @@ class TestExternalPartners:
         governance.describe_person("admin", "outsider", True, "A Company")
         with pytest.raises(RefusedError, match="external-not-agreed"):
             governance.may_open("outsider", "sleep")
+
+    def test_negative_control_where_consents_are_kept_one_is_carried_to_another_organisation(
+        self, partner, monkeypatch
+    ):
+        monkeypatch.setattr(people, "forget_consents", lambda session, person: None)
+        with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+            self.test_it_was_given_to_a_partner_of_that_organisation(partner)
 
     def test_who_becomes_external_is_stopped_until_a_custodian_agrees(self, sleep):
         sleep.governance.describe_person("custodian", "researcher", True, "Another Hospital")
