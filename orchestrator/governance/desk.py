@@ -361,6 +361,10 @@ def _facts_of_actor(session: Session, by: str) -> set[Fact]:
     return facts
 
 
+# Made once: an alias costs as much as the query that it is for.
+_MINE, _THEIRS = aliased(MembershipRow), aliased(MembershipRow)
+
+
 def _facts_about(session: Session, by: str, person: str, now: datetime) -> set[Fact]:
     facts: set[Fact] = set()
     if person == by:
@@ -368,21 +372,20 @@ def _facts_about(session: Session, by: str, person: str, now: datetime) -> set[F
     subject = session.get(PersonRow, person)
     if subject is not None and subject.disabled:
         facts.add(Fact.FOR_DISABLED)
-    mine, theirs = aliased(MembershipRow), aliased(MembershipRow)
     leads = (
-        select(mine.id)
-        .join(theirs, theirs.project_id == mine.project_id)
-        .join(ProjectRow, ProjectRow.id == mine.project_id)
+        select(_MINE.id)
+        .join(_THEIRS, _THEIRS.project_id == _MINE.project_id)
+        .join(ProjectRow, ProjectRow.id == _MINE.project_id)
         .where(
-            mine.person_id == by,
-            mine.role == MemberRole.LEAD,
-            mine.state == MembershipState.ACTIVE,
-            mine.ends > now,
-            theirs.person_id == person,
+            _MINE.person_id == by,
+            _MINE.role == MemberRole.LEAD,
+            _MINE.state == MembershipState.ACTIVE,
+            _MINE.ends > now,
+            _THEIRS.person_id == person,
             # As _takes_part: inviting somebody must not open their account to whoever invites.
             or_(
-                theirs.state.in_((MembershipState.ACTIVE, MembershipState.SUSPENDED)),
-                and_(theirs.state == MembershipState.REQUESTED, theirs.requested_by == theirs.person_id),
+                _THEIRS.state.in_((MembershipState.ACTIVE, MembershipState.SUSPENDED)),
+                and_(_THEIRS.state == MembershipState.REQUESTED, _THEIRS.requested_by == _THEIRS.person_id),
             ),
             ProjectRow.state.in_((ProjectState.ACTIVE, ProjectState.SUSPENDED)),
         )
