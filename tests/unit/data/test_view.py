@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from orchestrator.config import PseudonymForm
 from orchestrator.data import ingest as ingest_room
+from orchestrator.data import view as view_room
 from orchestrator.data.rows import coarsen, keep
 from orchestrator.data.schema import Column
 from orchestrator.data.view import build_view, required_keys
@@ -230,3 +231,18 @@ def test_the_view_reads_the_same_in_another_engine(data: Data, permit: Permit, t
     table = view(data, permit("pid", "born", "sex", "weight", "town", "note"), target)
     again = duckdb.connect().execute(f"select * from '{target}/people/people.parquet'").fetchall()
     assert again == [tuple(row.values()) for row in table.to_pylist()]
+
+
+def test_no_text_of_a_dropped_row_is_in_the_view(
+    data: Data, permit: Permit, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data.ingest()
+    terms = permit("pid", "town", rows=[{"column": "sex", "operator": "=", "value": 2}])
+    assert view(data, terms, target)["town"].to_pylist() == ["Brest-Planted", None]
+    path = target / "people" / "people.parquet"
+    assert b"Brest-Planted" in path.read_bytes()
+    assert b"Lyon-Planted" not in path.read_bytes()
+    # the negative control: a filter alone leaves the dictionary as it was
+    monkeypatch.setattr(view_room, "_without_unused", lambda array: array)
+    view(data, terms, target)
+    assert b"Lyon-Planted" in path.read_bytes()
