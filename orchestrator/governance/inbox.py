@@ -122,7 +122,10 @@ class Inbox(Desk):
     def _of_a_custodian(self, session: Session, person: str, now: datetime) -> Iterator[Waiting]:
         # Who is in a project decides nothing about it (rules.py): it does not wait for them either.
         mine = aliased(MembershipRow)
-        apart = ~exists().where(mine.project_id == ProjectRow.id, mine.person_id == person, mine.state.in_(_THERE))
+        asked_by_others = and_(mine.state == MembershipState.REQUESTED, mine.requested_by != person)
+        apart = ~exists().where(
+            mine.project_id == ProjectRow.id, mine.person_id == person, mine.state.in_(_THERE), ~asked_by_others
+        )
         by_others = and_(ApplicationRow.drafted_by != person, ApplicationRow.submitted_by != person, apart)
         for state, kind in (
             (ApplicationState.SUBMITTED, "application-check"),

@@ -191,7 +191,7 @@ def _editing(record: ApplicationRecord) -> str:
 ACTS = (
     Act(
         "application.begin",
-        _marked("The draft is kept. Nobody but you sees it until you submit it."),
+        _marked("The draft is kept. Nobody decides on it until you submit it."),
         arguments=_begun,
         place=lambda place, fields: "dataset" if "tables" in place else str(place[-1]),
         leads=_editing,

@@ -56,6 +56,13 @@ def test_a_custodian_who_is_in_the_project_is_not_asked_about_it(sleep):
     assert kinds(sleep.governance, "custodian") == ["permit-approve"]
 
 
+def test_a_custodian_whom_others_proposed_is_still_asked(sleep):
+    # Else a lead could propose custodians out of their office.
+    sleep.governance.draft_permit("lead", "sleep", draft("age"))
+    sleep.governance.request_membership("lead", "sleep", "custodian2")
+    assert "permit-approve" in kinds(sleep.governance, "custodian2")
+
+
 def test_a_draft_does_not_wait_for_who_drafted_it(sleep):
     sleep.governance.draft_permit("custodian", "sleep", draft("age"))
     assert kinds(sleep.governance, "custodian") == []
