@@ -1,5 +1,6 @@
 // Accounts of the demo's provider: passwords and one-time codes, checked in constant time.
 import { createHash, createHmac, timingSafeEqual } from 'node:crypto';
+import { readFileSync } from 'node:fs';
 
 const BASE32 = 'ABCDEFGHIJKLMNOPQRSTUVWXYZ234567';
 const STEP_SECONDS = 30;
@@ -36,35 +37,41 @@ export function oneTimeCode(secret, counter) {
 }
 
 export class Accounts {
-  #accounts;
+  #file;
   #used = new Map();
 
-  constructor(accounts) {
-    this.#accounts = new Map(Object.entries(accounts));
+  constructor(file) {
+    this.#file = file;
+  }
+
+  // Read anew each time: somebody who is taken out of the file, or changes groups, is so from the next question on.
+  #find(name) {
+    const found = JSON.parse(readFileSync(this.#file, 'utf8'));
+    return Object.hasOwn(found, name) ? found[name] : undefined;
   }
 
   has(name) {
-    return this.#accounts.has(name);
+    return this.#find(name) !== undefined;
   }
 
   claims(name) {
-    const { name: fullName, email } = this.#accounts.get(name);
-    return { sub: name, name: fullName ?? name, preferred_username: name, email, email_verified: true };
+    const { name: fullName, email, groups } = this.#find(name);
+    return { sub: name, name: fullName ?? name, preferred_username: name, email, email_verified: true, groups: groups ?? [] };
   }
 
   needsCode(name) {
-    return Boolean(this.#accounts.get(name)?.totp);
+    return Boolean(this.#find(name)?.totp);
   }
 
   passwordFits(name, password) {
     // A name that nobody has costs the same time as one with a wrong password.
-    const known = this.#accounts.get(name)?.password;
+    const known = this.#find(name)?.password;
     const fits = same(password ?? '', known ?? '\0');
     return known !== undefined && fits;
   }
 
   codeFits(name, code) {
-    const { totp } = this.#accounts.get(name);
+    const { totp } = this.#find(name);
     const now = Math.floor(Date.now() / 1000 / STEP_SECONDS);
     for (const counter of [now, now - 1, now + 1]) {
       if (same(code ?? '', oneTimeCode(totp, counter))) {

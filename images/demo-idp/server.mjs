@@ -11,7 +11,7 @@ import { Accounts } from './accounts.mjs';
 import { codePage, errorPage, logoutPage, passwordPage, textsFor } from './pages.mjs';
 
 const configuration = JSON.parse(readFileSync(0, 'utf8'));
-const accounts = new Accounts(configuration.accounts);
+const accounts = new Accounts(configuration.accounts_file);
 const assets = new Map(
   [
     ['/assets/idp.css', 'text/css; charset=utf-8'],
@@ -44,7 +44,9 @@ const provider = new Provider(configuration.issuer, {
   ],
   jwks: { keys: [key] },
   cookies: { keys: [randomBytes(32).toString('hex')] },
-  claims: { openid: ['sub', 'amr', 'acr'], profile: ['name', 'preferred_username'], email: ['email', 'email_verified'] },
+  claims: { openid: ['sub', 'amr', 'acr', 'groups'], profile: ['name', 'preferred_username'], email: ['email', 'email_verified'] },
+  // offline_access is not among them: this provider gives refresh tokens without it, as Keycloak does.
+  scopes: ['openid', 'profile', 'email'],
   pkce: { required: () => true },
   features: {
     devInteractions: { enabled: false },
