@@ -6,14 +6,16 @@ control cannot be silently off.
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 from enum import StrEnum
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlencode, urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from orchestrator.errors import SettingsError
 
@@ -38,6 +40,7 @@ class Uid:
     PORTAL = 1012
     AUTHORITY = 1013
     DEMO_IDP = 1014
+    METRICS = 1015
 
 
 class Gid:
@@ -300,6 +303,69 @@ class Notifications(Section):
         return tuple(path for path in found if path is not None)
 
 
+class Metrics(Section):
+    """Where Prometheus reads how the deployment does, and the token that it must have."""
+
+    #: host and port: loopback, and no path of the public proxy leads there
+    listen: str = "127.0.0.1:9464"
+    #: file with the token, owned by user 1015
+    token_file: Path
+
+    @field_validator("listen")
+    @classmethod
+    def _loopback(cls, address: str) -> str:
+        host, _, port = address.rpartition(":")
+        if host.strip("[]") not in LOOPBACK or not port.isdigit():
+            raise ValueError(f"{address} is not a port of loopback, such as 127.0.0.1:9464")
+        return address
+
+
+def _address_and_port(text: str) -> str:
+    """``text``, if it is an address (not a name) and a port: ``10.96.0.7:8081``, ``[fd00::7]:8081``."""
+    host, _, port = text.rpartition(":")
+    six = host.startswith("[") and host.endswith("]")
+    try:
+        address = ip_address(host[1:-1] if six else host)
+    except ValueError:
+        raise ValueError(f"{text} is not an address and a port, such as 10.96.0.7:8081") from None
+    if (
+        six != (address.version == 6)
+        or "%" in host
+        or not re.fullmatch(r"[0-9]{1,5}", port)
+        or not 0 < int(port) < 65536
+    ):
+        raise ValueError(f"{text} is not an address and a port, such as 10.96.0.7:8081")
+    return text
+
+
+_Label = Annotated[str, Field(pattern=r"^[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?$")]
+
+
+class Toleration(Section):
+    """Lets workspaces onto nodes with a taint, in the words of Kubernetes."""
+
+    key: str | None = None
+    operator: Literal["Equal", "Exists"] = "Equal"
+    value: str | None = None
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+
+
+class Kubernetes(Section):
+    """How workspaces run on a cluster."""
+
+    #: a project's namespace is this, '-' and the project's id
+    project_prefix: Annotated[str, Field(pattern=r"^[a-z0-9](?:[-a-z0-9]{0,22}[a-z0-9])?$")] = "bulle-project"
+    #: addresses and ports of the hub, the only ones to which a bridge may connect; none: TCP to anywhere
+    hub: tuple[Annotated[str, AfterValidator(_address_and_port)], ...] = ()
+    #: container runtime of workspaces (such as Kata's); None: the cluster's own
+    runtime_class: _Label | None = None
+    priority_class: _Label | None = None
+    #: labels of the nodes on which workspaces run
+    node_selector: dict[str, str] = {}
+    tolerations: tuple[Toleration, ...] = ()
+    image_pull_secrets: tuple[_Label, ...] = ()
+
+
 class Settings(Section):
     """Everything an administrator decides about one deployment."""
 
@@ -327,8 +393,14 @@ class Settings(Section):
     database_password_file: Path | None = None
     #: folder of its unix socket, shown to the authority, which has no network
     database_socket: Path | None = None
+    #: how workspaces run on a cluster; None: on this machine
+    kubernetes: Kubernetes | None = None
     #: seconds between two comparisons of what runs with what is allowed
     reconcile_seconds: Annotated[float, Field(gt=0, le=5)] = 2.0
+    #: None: nothing is told
+    metrics: Metrics | None = None
+    #: form of the parts' logs: lines for people, or a JSON object a line
+    logs: Literal["text", "json"] = "text"
     #: languages offered, the first is the default
     languages: tuple[Literal["en", "fr"], ...] = ("en", "fr")
 
@@ -415,6 +487,10 @@ class Layout:
     def socket(self, name: Literal["hub", "portal", "node", "door", "csi"]) -> Path:
         """The socket of the authority for hub, portal or node; of the node agent's door; of its CSI service."""
         return self.sockets / name / f"{name}.sock"
+
+    def metrics_socket(self, part: Literal["authority", "node", "portal"]) -> Path:
+        """The socket on which a part tells what it measures."""
+        return self.sockets / f"metrics-{part}" / "metrics.sock"
 
 
 def load_settings(path: Path) -> Settings:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from orchestrator.audit.chain import (
     examine,
     fingerprint,
 )
+from orchestrator.audit.measures import WRITES
 from orchestrator.errors import AuditError
 from orchestrator.terms import Event, Outcome
 
@@ -147,6 +149,15 @@ class AuditLog:
         Raises:
             AuditError: it may not have been written; the caller must then not act.
         """
+        began, outcome = time.perf_counter(), "failed"
+        try:
+            seq = self._record(event)
+            outcome = "done"
+            return seq
+        finally:
+            WRITES.took(time.perf_counter() - began, outcome=outcome)
+
+    def _record(self, event: Event) -> int:
         self._signing_key()
         try:
             with self._locked():

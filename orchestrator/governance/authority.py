@@ -21,9 +21,11 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from orchestrator import logs
 from orchestrator.config import FileCustodian, Settings
 from orchestrator.errors import BulleError, InputError, NotFoundError, RefusedError, to_wire
 from orchestrator.governance import identity as governance_identity
+from orchestrator.governance import measures
 from orchestrator.governance.calls import Asked, perform
 from orchestrator.governance.cards import (
     ClosingDone,
@@ -49,6 +51,7 @@ from orchestrator.governance.keys import GRANT_KEY, load_private_key
 from orchestrator.governance.service import Governance
 from orchestrator.governance.serving import serve_on_sockets
 from orchestrator.governance.states import PlatformRole
+from orchestrator.metrics.exposed import expose
 from orchestrator.terms import Event, Outcome, SessionClaim, SessionVerdict
 
 MAX_BODY = 512 * 1024
@@ -116,8 +119,10 @@ class Authority:
         """A signed grant, after every condition was checked anew and the issue is in the audit log."""
         now = self.governance.now()
         try:
-            grant = self.governance.may_open(wanted.person, wanted.project, now)
+            with measures.DECISIONS.timed(question="open"):
+                grant = self.governance.may_open(wanted.person, wanted.project, now)
         except RefusedError as error:
+            measures.GRANTS.add(outcome="refused")
             self.governance.audit.record(
                 Event(
                     kind="grant.refused",
@@ -141,6 +146,7 @@ class Authority:
                 detail={"permit": grant.permit.version, "ends_at": grant.ends_at.isoformat()},
             )
         )
+        measures.GRANTS.add(outcome="done")
         token = sign_grant(grant, self.grant_key, now, issuer_of(self.deployment))
         return IssuedGrant(grant=token, session=grant.session, ends_at=grant.ends_at)
 
@@ -218,7 +224,8 @@ def portal_app(authority: Authority) -> FastAPI:
     def post_operation(name: str, asked: Asked) -> Response:
         # Stops: a portal in an attacker's hands that acts as a part of the platform. Which person acts, it can say
         # as it likes: what must not hang on that is signed (docs/governance.md). Shown by test_operations.py.
-        told = perform(authority.governance, name, asked)
+        with measures.operation(name):
+            told = perform(authority.governance, name, asked)
         return Response(status_code=204) if told is None else Response(told, media_type="application/json")
 
     @app.get("/v1/notices")
@@ -247,7 +254,11 @@ def node_app(authority: Authority) -> FastAPI:
 
     @app.post("/v1/sessions/check")
     def check(claims: Annotated[list[SessionClaim], Field(max_length=MAX_CLAIMS)]) -> list[SessionVerdict]:
-        verdicts = authority.governance.check_sessions(claims)
+        with measures.DECISIONS.timed(question="check"):
+            verdicts = authority.governance.check_sessions(claims)
+        for verdict in verdicts:
+            if not verdict.allowed:
+                measures.REFUSALS.add(rule=verdict.reason.partition(":")[0])
         authority.governance.heard(claims)
         return verdicts
 
@@ -288,6 +299,8 @@ def _answer(translate: Callable[[Exception], Exception]) -> Callable[[Request, E
     def handle(request: Request, error: Exception) -> JSONResponse:
         told = translate(error)
         assert isinstance(told, BulleError)  # noqa: S101 - every translation gives one
+        if isinstance(told, RefusedError):
+            measures.refused(told.message)
         return JSONResponse(to_wire(told), status_code=told.http_status)
 
     return handle
@@ -379,7 +392,10 @@ class Clockwork:
 
 def serve(settings: Settings, governance: Governance) -> None:
     """Run the three sockets until SIGTERM or SIGINT."""
+    logs.configure("authority", settings.logs)
     layout = settings.layout
+    measures.follow(governance)
+    expose("authority", settings)
     authority = authority_of(settings, governance, load_private_key(layout.authority / GRANT_KEY))
     if settings.notifications.wanted:
         Clockwork(governance, settings.notifications.digest_weekday).start()

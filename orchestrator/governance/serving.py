@@ -80,6 +80,7 @@ async def _serve(apps: list[tuple[ASGIApp, socket.socket]]) -> None:
             uvicorn.Config(
                 app,
                 lifespan="off",
+                log_config=None,
                 log_level="warning",
                 access_log=False,
                 server_header=False,

@@ -177,6 +177,11 @@ class Usage(Desk):
     _checked: _Checked | None = None
     _reported: _Reported | None = None
 
+    @property
+    def node_heard_at(self) -> datetime | None:
+        """When the node agent last asked about what runs; None before it did."""
+        return None if self._checked is None else self._checked.at
+
     # -- what the node agent tells ---------------------------------------------------------------------------
     def heard(self, claims: Iterable[SessionClaim]) -> None:
         """The node agent asked about these sessions: they run, and it lives. Kept in memory."""

@@ -59,6 +59,7 @@ def configure(c: Any, settings: Settings) -> None:
     _workspaces(c, settings)
     _rights(c, settings, secrets)
     _pages(c, settings)
+    _watching(c, settings, secrets)
 
 
 def _addresses(c: Any, settings: Settings) -> None:
@@ -147,6 +148,29 @@ def _rights(c: Any, settings: Settings, secrets: Path) -> None:
             "display": False,
         }
     ]
+
+
+def _watching(c: Any, settings: Settings, secrets: Path) -> None:
+    # Stops: somebody who reads how much is worked from /hub/metrics, which is on the public address: nobody holds
+    # the scope that it needs but a service, whose token two parts have. Shown by tests/unit/hub/test_configuration.py.
+    c.JupyterHub.authenticate_prometheus = True
+    if settings.metrics is not None:
+        c.JupyterHub.services = [
+            *c.JupyterHub.services,
+            {"name": "metrics", "api_token": read_secret(secrets / "metrics-token"), "display": False},
+        ]
+        c.JupyterHub.load_roles = [
+            *c.JupyterHub.load_roles,
+            {
+                "name": "metrics",
+                "description": "Read how the hub does, and nothing else",
+                "scopes": ["read:metrics"],
+                "services": ["metrics"],
+            },
+        ]
+    c.JupyterHub.logging_config = {
+        "formatters": {"console": {"()": "orchestrator.logs.formatter", "part": "hub", "form": settings.logs}}
+    }
 
 
 def _pages(c: Any, settings: Settings) -> None:

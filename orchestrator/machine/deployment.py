@@ -207,7 +207,7 @@ class Deployment:
     def down(self, say: Say) -> None:
         """Stop everything of this deployment; nothing is left running or mounted. What persists is kept."""
         # The hub goes first, so that nobody starts a workspace while the node agent takes them down.
-        for part in ("hub", "portal", "proxy", "demo-idp", NODE, "authority"):
+        for part in ("hub", "portal", "proxy", "demo-idp", "metrics", NODE, "authority"):
             found = self._container(part)
             if found is not None:
                 found.stop(timeout=30)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from orchestrator.config import Settings, Uid
+from orchestrator.metrics.measures import PARTS
 from orchestrator.node.container import SETTINGS_INSIDE
 from orchestrator.workspaces.spec import LABEL_DEPLOYMENT, LABEL_PART
 
@@ -86,6 +87,11 @@ def control_plane(settings: Settings, settings_file: Path, *, demo_idp: bool) ->
     database = tuple(
         Bind(path) for path in (settings.database_socket, settings.database_password_file) if path is not None
     )
+
+    def measured(part: Literal["authority", "portal"]) -> tuple[Bind, ...]:
+        """Where a part tells what it measures, if anybody asks."""
+        return () if settings.metrics is None else (Bind(layout.metrics_socket(part).parent, writable=True),)
+
     parts = [
         Part(
             "authority",
@@ -104,6 +110,7 @@ def control_plane(settings: Settings, settings_file: Path, *, demo_idp: bool) ->
                 Bind(layout.sockets / "portal", writable=True),
                 Bind(layout.sockets / "node", writable=True),
                 *database,
+                *measured("authority"),
             ),
         ),
         Part(
@@ -143,9 +150,28 @@ def control_plane(settings: Settings, settings_file: Path, *, demo_idp: bool) ->
                 Bind(layout.sockets / "portal"),
                 # It sends what people are told: the authority has no network.
                 *(Bind(path) for path in settings.notifications.secret_files),
+                *measured("portal"),
             ),
         ),
     ]
+    if settings.metrics is not None:
+        parts.append(
+            Part(
+                "metrics",
+                "controller",
+                ("/usr/bin/python3", "-m", "orchestrator.metrics"),
+                Uid.METRICS,
+                # Loopback, where Prometheus asks, and the hub. It can open three sockets, each of which tells one page.
+                "host",
+                (
+                    own,
+                    Bind(secret / "metrics"),
+                    Bind(settings.metrics.token_file),
+                    *(Bind(layout.metrics_socket(part).parent) for part in PARTS),
+                ),
+                memory_mb=256,
+            )
+        )
     if demo_idp:
         parts.insert(
             1,

@@ -47,6 +47,7 @@ def folders(layout: Layout) -> tuple[Folder, ...]:
         Folder(secret / "hub", Uid.HUB, Uid.HUB, 0o700),
         Folder(secret / "proxy", Uid.PROXY, Uid.PROXY, 0o700),
         Folder(secret / "portal", Uid.PORTAL, Uid.PORTAL, 0o700),
+        Folder(secret / "metrics", Uid.METRICS, Uid.METRICS, 0o700),
         Folder(secret / "demo-idp", Uid.DEMO_IDP, Uid.DEMO_IDP, 0o700),
         # Views are in clear below it: no local account but root may look in. Workspaces see what is bound for them.
         Folder(layout.mounts, 0, 0, 0o700),
@@ -56,6 +57,9 @@ def folders(layout: Layout) -> tuple[Folder, ...]:
         Folder(sockets / "node", Uid.AUTHORITY, 0, 0o2750),
         Folder(sockets / "door", 0, Uid.HUB, 0o2750),
         Folder(sockets / "csi", 0, 0, 0o700),
+        Folder(sockets / "metrics-authority", Uid.AUTHORITY, Uid.METRICS, 0o2750),
+        Folder(sockets / "metrics-node", 0, Uid.METRICS, 0o2750),
+        Folder(sockets / "metrics-portal", Uid.PORTAL, Uid.METRICS, 0o2750),
     )
 
 
@@ -70,11 +74,13 @@ class SharedSecret:
 def shared_secrets(layout: Layout) -> tuple[SharedSecret, ...]:
     """The secrets between parts of the control plane: 32 random bytes as hexadecimal text, made once."""
     hub, proxy, portal = layout.secrets / "hub", layout.secrets / "proxy", layout.secrets / "portal"
+    metrics = layout.secrets / "metrics"
     return (
         SharedSecret("cookie-secret", ((hub / "cookie-secret", Uid.HUB),)),
         SharedSecret("crypt-key", ((hub / "crypt-key", Uid.HUB),)),
         SharedSecret("proxy-token", ((hub / "proxy-token", Uid.HUB), (proxy / "proxy-token", Uid.PROXY))),
         SharedSecret("portal-token", ((hub / "portal-token", Uid.HUB), (portal / "api-token", Uid.PORTAL))),
+        SharedSecret("metrics-token", ((hub / "metrics-token", Uid.HUB), (metrics / "hub-token", Uid.METRICS))),
     )
 
 

@@ -18,19 +18,22 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
 import uvicorn
 
+from orchestrator import logs
 from orchestrator.config import Layout, Settings, Uid
 from orchestrator.errors import BulleError, NodeError, SettingsError
 from orchestrator.governance.client import AuthorityClient
 from orchestrator.governance.grants import issuer_of
 from orchestrator.governance.keys import GRANT_PUBLIC, load_public_key
 from orchestrator.keys import KeyRing, open_custodian
-from orchestrator.node import mounts
+from orchestrator.metrics.exposed import expose
+from orchestrator.node import measures, mounts
 from orchestrator.node.catalogue_views import CatalogueViews
 from orchestrator.node.closings import CLOSING_SECONDS, Closer
 from orchestrator.node.csi import csi_server
@@ -40,10 +43,10 @@ from orchestrator.node.grants import GrantDesk, chain_wanted
 from orchestrator.node.journal import Journal
 from orchestrator.node.ports import Keys, NodeAuthority, ViewBuilder
 from orchestrator.node.rounds import Rounds
-from orchestrator.node.sessions import Sessions
-from orchestrator.node.usage import REPORT_SECONDS, SAMPLE_SECONDS, SIZES_SECONDS, Meter
+from orchestrator.node.sessions import Sessions, State
+from orchestrator.node.usage import REPORT_SECONDS, SAMPLE_SECONDS, SIZES_SECONDS, Meter, machine_of
 from orchestrator.node.views import Views
-from orchestrator.node.volumes import Volumes
+from orchestrator.node.volumes import Kind, Volumes
 from orchestrator.node.watch import Watch
 from orchestrator.workspaces import seccomp
 from orchestrator.workspaces.docker import DockerRuntime
@@ -163,8 +166,7 @@ def serve(settings: Settings, parts: Callable[[Settings], Parts] = real_parts) -
         start
             cannot be audited.
     """
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logs.configure("node", settings.logs)
     harden()
     layout = settings.layout
     with_parts = parts(settings)
@@ -240,9 +242,12 @@ def serve(settings: Settings, parts: Callable[[Settings], Parts] = real_parts) -
     door = door_socket(layout.socket("door"))
     watch.start()
     rounds.start()
+    _follow(sessions, volumes, watch, journal, layout.folders)
+    expose("node", settings)
     server = uvicorn.Server(
         uvicorn.Config(
             door_app(sessions),
+            log_config=None,
             log_level="warning",
             access_log=False,
             lifespan="off",
@@ -270,6 +275,25 @@ def serve(settings: Settings, parts: Callable[[Settings], Parts] = real_parts) -
                 meter.report()
         with suppress(BulleError):
             journal.done("node.stop")
+
+
+def _follow(sessions: Sessions, volumes: Volumes, watch: Watch, journal: Journal, folder: Path) -> None:
+    """Tell the levels of these from now on."""
+
+    def sessions_in(state: State) -> int:
+        return sum(each.state is state for each in sessions.every())
+
+    def volumes_of(kind: Kind) -> int:
+        return sum(each.kind is kind for each in volumes.published())
+
+    for state in State:
+        measures.WORKSPACES.follow(partial(sessions_in, state), state=state)
+    for kind in Kind:
+        measures.MOUNTS.follow(partial(volumes_of, kind), kind=kind)
+    measures.RECONCILE_AGE.follow(lambda: watch.age)
+    measures.AUTHORITY_SILENCE.follow(lambda: watch.silence)
+    measures.EVENTS_WAITING.follow(lambda: journal.waiting)
+    measures.follow_machine(machine_of, folder)
 
 
 def _version() -> str:

@@ -47,6 +47,9 @@ def agent_container(settings: Settings, settings_file: Path, image_id: str) -> d
         f"{layout.mounts}:{layout.mounts}:rw,rshared",
         "/var/run/docker.sock:/var/run/docker.sock:rw",
     ]
+    if settings.metrics is not None:
+        told = layout.metrics_socket("node").parent
+        binds.append(f"{told}:{told}:rw")
     custodian = settings.custodian
     if isinstance(custodian, Pkcs11Custodian):
         binds += [f"{path}:{path}:ro" for path in dict.fromkeys((custodian.module, custodian.pin_file))]

@@ -34,6 +34,11 @@ class Journal:
         self._late: list[Event] = []
         self._guard = threading.Lock()
 
+    @property
+    def waiting(self) -> int:
+        """How many events could not be written yet."""
+        return len(self._late)
+
     def before(self, kind: str, grant: Grant | None = None, **detail: Any) -> None:
         """Write that something begins.
 

@@ -27,7 +27,7 @@ from orchestrator.errors import (
     RefusedError,
     UnavailableError,
 )
-from orchestrator.node import session_files
+from orchestrator.node import measures, session_files
 from orchestrator.node.grants import Clock, GrantDesk
 from orchestrator.node.journal import Journal
 from orchestrator.node.volumes import Kind, Volumes
@@ -170,6 +170,21 @@ class Sessions:
             IsolationError: the probe found a way out.
             BulleError: anything else; in every case nothing of this start is left.
         """
+        steps = measures.Steps()
+
+        def told(step: Step) -> None:
+            steps.enter(step.step)
+            report(step)
+
+        try:
+            described = self._start(token, environment, told, abort)
+        except BaseException as error:
+            steps.over(error)
+            raise
+        steps.over(None)
+        return described
+
+    def _start(self, token: str, environment: dict[str, str], report: Report, abort: threading.Event) -> Described:
         try:
             verified = self._desk.use_for_start(token)
         except GrantError as error:
@@ -260,13 +275,17 @@ class Sessions:
             )
             report = isolation.parse_report(answer.status, answer.output)
         except (IsolationError, NodeError) as error:
+            measures.PROBES.add(outcome="refused")
             self._journal.after("probe.refused", Outcome.REFUSED, session.grant, **_why(error))
             raise
         findings = isolation.evaluate(report, targets)
         if findings:
+            measures.PROBES.add(outcome="refused")
+            measures.PROBE_FINDINGS.add(len(findings))
             named = [str(finding)[:300] for finding in findings[:50]]
             self._journal.after("probe.refused", Outcome.REFUSED, session.grant, code="isolation", findings=named)
             raise isolation.refusal(findings)
+        measures.PROBES.add(outcome="passed")
         self._journal.done("probe.passed", session.grant, attempts=len(report))
 
     def _mount(self, session: _Session, report: Report) -> None:
@@ -357,6 +376,7 @@ class Sessions:
             began = session.state is State.RUNNING
             if session.state is not State.STOPPING:
                 session.enter(State.STOPPING)
+            ordered = time.monotonic()
             faults: list[BulleError] = []
 
             def attempt(action: Callable[[], None]) -> None:
@@ -369,6 +389,7 @@ class Sessions:
             for target in (session.paths.home, session.paths.data, session.paths.project):
                 attempt(lambda target=target: self._volumes.unpublish(str(target)))  # type: ignore[misc]
             attempt(lambda: session_files.clear(session.paths))
+            measures.STOP_SECONDS.took(time.monotonic() - ordered, outcome="failed" if faults else "done")
             if began:
                 detail = {"reason": reason, **({"left": str(faults[0])[:500]} if faults else {})}
                 self._journal.after(

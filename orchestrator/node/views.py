@@ -4,11 +4,12 @@ read-only."""
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Collection
 from pathlib import Path
 
 from orchestrator.errors import NodeError
-from orchestrator.node import mounts
+from orchestrator.node import measures, mounts
 from orchestrator.node.ports import Progress, ViewBuilder
 from orchestrator.node.shared import Shared
 from orchestrator.terms import Grant
@@ -47,7 +48,7 @@ class Views:
         target.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             mounts.tmpfs(target, self._size, mode=0o755)
-            self._builder.build(grant, released, target, progress)
+            self._measured(grant, released, target, progress)
             mounts.make_read_only(target)
         except OSError as error:
             _remove(target)
@@ -58,6 +59,14 @@ class Views:
             _remove(target)
             raise
         return target
+
+    def _measured(self, grant: Grant, released: Collection[str], target: Path, progress: Progress) -> None:
+        began, outcome = time.monotonic(), "failed"
+        try:
+            self._builder.build(grant, released, target, progress)
+            outcome = "done"
+        finally:
+            measures.VIEW_SECONDS.took(time.monotonic() - began, outcome=outcome)
 
 
 def _remove(target: Path) -> None:

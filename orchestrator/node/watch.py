@@ -59,9 +59,19 @@ class Watch:
         self._journal = journal
         self._clock = clock
         self._seconds = seconds
-        self._answered = time.monotonic()
+        self._answered = self._compared = time.monotonic()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+
+    @property
+    def age(self) -> float:
+        """Seconds since what runs was last compared with what is allowed."""
+        return time.monotonic() - self._compared
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the authority last answered."""
+        return time.monotonic() - self._answered
 
     def start(self) -> None:
         """Begin to look."""
@@ -80,6 +90,7 @@ class Watch:
                 if time.monotonic() - asked >= self._seconds:
                     asked = time.monotonic()
                     self.ask()
+                    self._compared = time.monotonic()
                     self._sessions.retry()
             except Exception:  # noqa: BLE001 - see below
                 # Whatever it was, the next look must come: this thread is what ends sessions.

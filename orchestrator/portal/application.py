@@ -35,6 +35,7 @@ from orchestrator.portal import acting, api, words
 from orchestrator.portal.acting import Acting
 from orchestrator.portal.hub import PREFIX, Hub
 from orchestrator.portal.look import Look, SafeHeaders
+from orchestrator.portal.measures import Timed
 from orchestrator.portal.pages import (
     account,
     applications,
@@ -161,7 +162,7 @@ class Portal:
 
         return Starlette(
             routes=[Mount(PREFIX.rstrip("/"), routes=routes)],
-            middleware=[Middleware(SafeHeaders)],
+            middleware=[Middleware(Timed), Middleware(SafeHeaders)],
             exception_handlers={
                 HTTPException: self._http_fault,
                 BulleError: self._fault,

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import uvicorn
 
+from orchestrator import logs
 from orchestrator.addresses import addresses
 from orchestrator.config import load_settings
 from orchestrator.governance.client import AsyncAuthorityClient
+from orchestrator.metrics.exposed import expose
 from orchestrator.portal.application import Portal
 from orchestrator.portal.hub import Hub
 from orchestrator.secretfile import read_secret
@@ -18,6 +20,8 @@ from orchestrator.secretfile import read_secret
 def main() -> None:
     """Serve until stopped."""
     settings = load_settings(Path(os.environ.get("BULLE_SETTINGS", "/etc/bulle/bulle.yaml")))
+    logs.configure("portal", settings.logs)
+    expose("portal", settings)
     where = addresses(settings)
     hub = Hub(where.hub_url, read_secret(settings.layout.secrets / "portal" / "api-token"))
     portal = Portal(settings, hub, AsyncAuthorityClient(settings.layout.socket("portal")))
@@ -29,6 +33,7 @@ def main() -> None:
         proxy_headers=False,
         server_header=False,
         access_log=False,
+        log_config=None,
         log_level="warning",
         timeout_graceful_shutdown=2,
     )

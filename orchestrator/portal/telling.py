@@ -25,6 +25,7 @@ from orchestrator.errors import BulleError
 from orchestrator.governance.cards import Notice
 from orchestrator.governance.client import AsyncAuthorityClient
 from orchestrator.pages.languages import language
+from orchestrator.portal.measures import NOTICES_SENT
 from orchestrator.portal.messages import mail_of
 from orchestrator.secretfile import read_secret
 
@@ -74,6 +75,7 @@ class Teller:
         for notice in await self._authority.notices():
             sent = await self._send(notice)
             await self._authority.told(notice.id, sent=sent)
+            NOTICES_SENT.add(outcome="done" if sent else "failed")
             count += sent
         return count
 
