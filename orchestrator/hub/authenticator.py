@@ -33,7 +33,7 @@ from orchestrator.hub.claims import (
     verify_id_token,
 )
 from orchestrator.hub.provider import Endpoints, Provider
-from orchestrator.hub.renewal import Renewals, read_answer
+from orchestrator.hub.renewal import PATIENCE, Renewals, read_answer
 from orchestrator.terms import Event, Outcome
 
 __all__ = ["BulleAuthenticator", "login_fault", "nonce_for", "person_id"]
@@ -292,11 +292,20 @@ class BulleAuthenticator(GenericOAuthenticator):
                 await self.audit("session.login", who.person, Outcome.REFUSED, _detail(who, refused.message))
                 raise
             await self.audit("session.login", who.person, Outcome.DONE, _detail(who))
+            self._warn_of_no_refresh_token(answer)
         except BulleError as error:
             self.log.warning("login: %s", error)
             raise login_fault(error) from error
         # Only what logging out at the provider, and asking it again, needs is kept, encrypted; no access token.
         return {"name": who.person, "admin": False, "auth_state": self.renewals.kept(answer)}
+
+    def _warn_of_no_refresh_token(self, answer: Mapping[str, Any]) -> None:
+        if self.oidc.refresh_seconds and not answer.get("refresh_token"):
+            self.log.error(
+                "the login service gave no refresh token, so it cannot say whether people are still there: logins end "
+                "after %d s (docs/login.md: offline_access in oidc.scopes, or a setting of the client there)",
+                PATIENCE * self.oidc.refresh_seconds,
+            )
 
     async def _identify(self, handler: Any) -> tuple[Identity, dict[str, Any]]:
         endpoints = await self.discover()

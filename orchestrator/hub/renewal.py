@@ -22,7 +22,7 @@ from orchestrator.errors import BulleError, UnavailableError
 
 #: intervals without an answer after which a login ends
 PATIENCE = 3
-#: seconds within which an answer is not asked for again
+#: seconds within which an answer is not asked for again; half an interval where that is less
 RECENT = 5.0
 #: people asked about at once
 _AT_ONCE = 8
@@ -85,6 +85,7 @@ class Renewals:
         out; ``end`` ends the person's logins on the server's side.
         """
         self._seconds = seconds
+        self._recent = min(RECENT, seconds / 2)
         self._renew, self._follow, self._gone, self._end, self._say = renew, follow, gone, end, say
         self._clock = clock
         # A refresh token works once where the provider rotates them: two questions at once would look like a theft.
@@ -106,7 +107,7 @@ class Renewals:
             if not state:
                 return False
             silent = self._clock() - float(state.get("answered", 0))
-            if silent < RECENT:
+            if silent < self._recent:
                 return True
             try:
                 if not state.get("refresh_token"):
@@ -154,7 +155,8 @@ class Renewals:
     async def watch(self, logins: Callable[[], Iterable[Login]]) -> None:
         """Ask about everybody who is logged in, for ever."""
         while True:
-            await asyncio.sleep(self._seconds)
+            # Whoever was asked about just before a look is left out of it: even so the next one comes in time.
+            await asyncio.sleep(self._seconds - self._recent)
             try:
                 await self.look(list(logins()))
             except Exception as error:  # noqa: BLE001 - the watch goes on

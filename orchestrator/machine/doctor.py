@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 
@@ -215,10 +216,9 @@ def check_images(settings: Settings) -> Finding:
 
 def check_provider(settings: Settings) -> Finding:
     """The OpenID provider answers, and says of itself what the settings say."""
-    url = f"{settings.oidc.issuer}/.well-known/openid-configuration"
+    url = _discovery(settings)
     try:
-        with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - https, or loopback (see config)
-            said = json.load(answer)
+        said = _said_by_provider(url)
     except (OSError, ValueError) as error:
         return Finding("provider", Level.FAULT, f"{url}: {error}", "is the provider up, and oidc.issuer right?")
     if str(said.get("issuer", "")).rstrip("/") != settings.oidc.issuer:
@@ -231,6 +231,43 @@ def check_provider(settings: Settings) -> Finding:
     if not settings.oidc.require_mfa:
         return Finding("provider", Level.WARNING, "a second factor is not required", "set oidc.require_mfa: true")
     return Finding("provider", Level.FINE, f"{settings.oidc.issuer} answers; a second factor is required")
+
+
+def _discovery(settings: Settings) -> str:
+    return f"{settings.oidc.issuer}/.well-known/openid-configuration"
+
+
+def _said_by_provider(url: str) -> dict[str, Any]:
+    with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - https, or loopback (see config)
+        said = json.load(answer)
+    if not isinstance(said, dict):
+        raise ValueError("not a JSON object")
+    return said
+
+
+def check_removal(settings: Settings) -> Finding:
+    """The provider can be asked whether people are still there (attack: somebody dismissed there goes on here).
+
+    Only a login shows whether it gives refresh tokens; the hub's log says so where it does not.
+    """
+    name, hint = "removal", "docs/login.md, Removed at the provider: out"
+    if not settings.oidc.refresh_seconds:
+        told = "the provider is never asked whether people are still there (oidc.refresh_seconds: 0)"
+        return Finding(name, Level.WARNING, told, hint)
+    try:
+        said = _said_by_provider(_discovery(settings))
+    except (OSError, ValueError) as error:
+        return Finding(name, Level.WARNING, f"the provider cannot be asked: {error}", "see the finding on the provider")
+    # Some that give refresh tokens list no grant types at all: only a list without them says something.
+    grants = said.get("grant_types_supported")
+    if isinstance(grants, list) and "refresh_token" not in grants:
+        told = "the provider gives no refresh tokens: logins end after three intervals, and workspaces run on"
+        return Finding(name, Level.WARNING, told, hint)
+    offered = said.get("scopes_supported")
+    if isinstance(offered, list) and "offline_access" in offered and "offline_access" not in settings.oidc.scopes:
+        told = "oidc.scopes lacks offline_access: refresh tokens may not be given, or end with the provider's session"
+        return Finding(name, Level.WARNING, told, hint)
+    return Finding(name, Level.FINE, f"who is removed there is out within {settings.oidc.refresh_seconds} s")
 
 
 def check_certificate(settings: Settings) -> Finding:
@@ -332,6 +369,7 @@ CHECKS: tuple[Check, ...] = (
     check_mounts,
     check_images,
     check_provider,
+    check_removal,
     check_certificate,
     check_audit,
     check_database,

@@ -133,6 +133,42 @@ def test_a_login_without_a_refresh_token_cannot_be_confirmed(here: Here) -> None
     assert here.ended == ["ada"] and here.used == []
 
 
+def test_a_login_without_a_refresh_token_is_in_the_hubs_log() -> None:
+    def warned(answer: dict[str, Any], seconds: int = 300) -> str:
+        oidc = Oidc(issuer=ISSUER, client_id=CLIENT, client_secret_file=Path("/x"), refresh_seconds=seconds)
+        made = BulleAuthenticator(oidc=oidc)
+        told: list[str] = []
+        made.log.error = lambda text, *values: told.append(text % values)  # type: ignore[method-assign]
+        made._warn_of_no_refresh_token(answer)
+        return "".join(told)
+
+    assert "logins end after 900 s" in warned({"id_token": "x"})
+    assert warned({"refresh_token": "x"}) == "" and warned({}, 0) == ""
+
+
+@pytest.mark.parametrize("confirmed_before", [0.0, 1.0, 4.9])
+def test_nobody_is_asked_about_later_than_an_interval_after_their_last_answer(
+    here: Here, monkeypatch: pytest.MonkeyPatch, confirmed_before: float
+) -> None:
+    """A login, or a start, just before a look is left out of it; the next look still comes in time."""
+    asked: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        if here.used:
+            raise asyncio.CancelledError
+        here.now += seconds
+        if not asked:
+            assert here.user.state is not None
+            here.user.state["answered"] = here.now - confirmed_before
+        asked.append(here.now)
+
+    real = asyncio.sleep
+    monkeypatch.setattr("orchestrator.hub.renewal.asyncio.sleep", lambda s: sleep(s) if s else real(0))
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(here.renewals.watch(lambda: [here.user]))
+    assert len(asked) == 2 and asked[-1] - (asked[0] - confirmed_before) <= SECONDS
+
+
 def test_two_questions_at_once_use_a_token_once(here: Here) -> None:
     """A provider takes a token that comes twice for a stolen one."""
 
