@@ -30,6 +30,8 @@ _PARTS = (
     ("passkey", "orchestrator.cli.passkey", "app"),
     ("call", "orchestrator.cli.call", "call"),
     ("custodian", "orchestrator.cli.custodian", "app"),
+    ("backup", "orchestrator.cli.moving", "backup_app"),
+    ("transfer", "orchestrator.cli.moving", "transfer_app"),
     ("serve", "orchestrator.cli.serve", "app"),
 )
 _MACHINE = "orchestrator.cli.machine"

@@ -23,6 +23,7 @@ from orchestrator.cli.acting import (
 )
 from orchestrator.cli.application_file import read_application_file
 from orchestrator.cli.dates import moment
+from orchestrator.cli.moving import project_export, project_import
 from orchestrator.cli.permit_file import read_permit_file
 from orchestrator.cli.usage import certificate
 from orchestrator.errors import InputError
@@ -144,6 +145,8 @@ def project_retain(
 
 
 project_app.command("certificate")(certificate)
+project_app.command("export")(project_export)
+project_app.command("import")(project_import)
 
 
 Project = Annotated[str, typer.Argument(help="The project's name in addresses.")]

@@ -89,7 +89,7 @@ def _write(opened: Source, schema: TableSchema, staging: Staging, *, progress: P
         footer_key_id=staging.footer_key,
         column_key_ids={name: staging.column_key(name) for name in stored.names},
         keys=staging.keys,
-        dictionary=[column.name for column in schema.columns if _repeats(column.role, column.type)],
+        dictionary=[column.name for column in schema.columns if repeats(column.role, column.type)],
         _encrypted=encrypted,
     )
     rows = 0
@@ -115,7 +115,7 @@ def _write(opened: Source, schema: TableSchema, staging: Staging, *, progress: P
     return rows
 
 
-def _repeats(role: Role, kind: Type) -> bool:
+def repeats(role: Role, kind: Type) -> bool:
     """Whether a column is likely to repeat few values, so that a dictionary makes it small."""
     return role not in (Role.IDENTIFIER, Role.FREE_TEXT) and kind not in (Type.NUMBER, Type.DATETIME)
 

@@ -41,6 +41,8 @@ ACTIVITY_KINDS = frozenset(
         Action.PROJECT_RETAIN,
         Action.PROJECT_ARCHIVE,
         Action.PROJECT_DELETE,
+        Action.PROJECT_EXPORT,
+        Action.PROJECT_IMPORT,
         Action.QUOTA_SET,
         Action.MEMBER_INVITE,
         Action.MEMBER_ACCEPT,

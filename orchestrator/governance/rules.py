@@ -76,6 +76,8 @@ class Action(StrEnum):
     PROJECT_RETAIN = "project.retain"
     PROJECT_ARCHIVE = "project.archive"
     PROJECT_DELETE = "project.delete"
+    PROJECT_EXPORT = "project.export"
+    PROJECT_IMPORT = "project.import"
     QUOTA_SET = "quota.set"
     MEMBER_INVITE = "member.invite"
     MEMBER_ACCEPT = "member.accept"
@@ -182,6 +184,10 @@ TABLE: Mapping[Action, Rule] = MappingProxyType(
         Action.PROJECT_RETAIN: _rule({Fact.CUSTODIAN}, {Fact.INVOLVED}),
         Action.PROJECT_ARCHIVE: _rule({Fact.NODE}),
         Action.PROJECT_DELETE: _rule({Fact.NODE}),
+        # Data leaves for another deployment: never by who is in the project, and never by root's own decision.
+        Action.PROJECT_EXPORT: _rule({Fact.CUSTODIAN}, {Fact.INVOLVED}),
+        # Comes suspended: a custodian of this deployment lets it run, or not.
+        Action.PROJECT_IMPORT: _rule({Fact.OPERATOR}),
         Action.QUOTA_SET: _rule({Fact.CUSTODIAN, Fact.ADMINISTRATOR}, {Fact.INVOLVED}),
         Action.MEMBER_INVITE: _rule({Fact.LEAD, Fact.CUSTODIAN}, {Fact.SELF, Fact.FOR_DISABLED}),
         Action.MEMBER_ACCEPT: _rule({Fact.SELF}),

@@ -9,6 +9,7 @@ from orchestrator.governance.closing import Closing
 from orchestrator.governance.decisions import Decisions
 from orchestrator.governance.inbox import Inbox
 from orchestrator.governance.memberships import Memberships
+from orchestrator.governance.moving import Moving
 from orchestrator.governance.notices import Notices
 from orchestrator.governance.people import People
 from orchestrator.governance.permits import Permits
@@ -37,6 +38,7 @@ class Governance(
     Usage,
     Auditing,
     Shelf,
+    Moving,
 ):
     """Who may do what. Every method that changes something takes who does it as ``by``: a person's id, or
     one of :data:`orchestrator.governance.identity.OPERATOR` and ``HUB``.

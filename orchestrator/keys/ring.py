@@ -47,14 +47,19 @@ class KeyRing:
             CustodyError: it could not be wrapped or kept; nothing was left.
         """
         key = os.urandom(KEY_BYTES)
-        wrapped = self._custodian.wrap(key, key_id)
-        try:
-            publish_new(self._path(key_id), wrapped)
-        except FileExistsError as error:
-            raise ConflictError(f"the key '{key_id}' exists already") from error
-        except OSError as error:
-            raise CustodyError(f"the key '{key_id}' cannot be kept: {error.strerror}") from error
+        self._keep(key_id, key)
         return key
+
+    def put(self, key_id: str, key: bytes) -> None:
+        """Wrap and keep a key that was made elsewhere.
+
+        Raises:
+            ConflictError: there is one already; it is untouched.
+            CustodyError: it is no key, or could not be wrapped or kept; nothing was left.
+        """
+        if len(key) != KEY_BYTES:
+            raise CustodyError(f"the key '{key_id}' has {len(key)} bytes instead of {KEY_BYTES}")
+        self._keep(key_id, key)
 
     def get(self, key_id: str) -> bytes:
         """Unwrap a key.
@@ -101,6 +106,15 @@ class KeyRing:
             erase(self._path(key_id))
         except OSError as error:
             raise CustodyError(f"the key '{key_id}' cannot be destroyed: {error.strerror}") from error
+
+    def _keep(self, key_id: str, key: bytes) -> None:
+        wrapped = self._custodian.wrap(key, key_id)
+        try:
+            publish_new(self._path(key_id), wrapped)
+        except FileExistsError as error:
+            raise ConflictError(f"the key '{key_id}' exists already") from error
+        except OSError as error:
+            raise CustodyError(f"the key '{key_id}' cannot be kept: {error.strerror}") from error
 
     def _path(self, key_id: str) -> Path:
         return self._folder / f"{hashlib.sha256(key_id.encode()).hexdigest()}{KEY_SUFFIX}"

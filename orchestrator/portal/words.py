@@ -213,6 +213,8 @@ EVENTS = {
     "project.retain": _marked("Retention changed"),
     "project.archive": _marked("Folders archived"),
     "project.delete": _marked("Keys destroyed"),
+    "project.export": _marked("Export decided"),
+    "project.import": _marked("Project imported"),
     "quota.set": _marked("Limit changed"),
     "member.invite": _marked("Invited"),
     "member.accept": _marked("Invitation accepted"),

@@ -1,0 +1,257 @@
+"""A deployment from its backup: everything is checked beside the place where it will lie, and moved there last."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets as random
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pyrage import x25519
+
+from orchestrator.audit import AuditLog, load_public_key
+from orchestrator.audit.chain import fingerprint
+from orchestrator.audit.opening import PUBLIC_KEY as AUDIT_PUBLIC
+from orchestrator.config import Layout, Settings, Uid, load_settings
+from orchestrator.errors import ConflictError, InputError, SettingsError, UnavailableError
+from orchestrator.governance import rows
+from orchestrator.governance.identity import OPERATOR
+from orchestrator.governance.keys import AUDIT_KEY, GRANT_KEY, GRANT_PUBLIC, load_private_key
+from orchestrator.governance.store import Store
+from orchestrator.keys.durable import sync_folder
+from orchestrator.moving import manifest as manifests
+from orchestrator.moving.archive import unpack
+from orchestrator.moving.backup import SETTINGS, STORE, belongs, is_secret
+from orchestrator.moving.envelope import unsealed
+from orchestrator.moving.manifest import Kind, Manifest
+from orchestrator.terms import Event, Outcome, Value
+
+#: name of the settings file in the restored state folder
+RESTORED_SETTINGS = "bulle.yaml"
+
+
+class Report(Value):
+    """What was restored."""
+
+    id: str
+    deployment: str
+    made: datetime
+    signer: str
+    records: int
+    rows: int
+    settings: Path
+    secrets: bool
+    #: images that were written to while they were copied: to be checked before use
+    changed: tuple[str, ...]
+    #: files outside the state folder that the settings name, which no backup holds
+    elsewhere: tuple[Path, ...]
+
+
+def restore(
+    file: Path,
+    identity: x25519.Identity,
+    state: Path,
+    *,
+    signer: str | None = None,
+    secrets: Path | None = None,
+    settings_file: Path | None = None,
+    clock: Callable[[], datetime],
+) -> Report:
+    """Put a backup into the empty or absent folder ``state``.
+
+    Args:
+        file: the backup.
+        identity: of one for whom it was made.
+        state: absolute path.
+        signer: fingerprint of the deployment that must have made it; None: whoever did.
+        secrets: the file with the private keys; without it nothing can be signed, and ``bulle up`` says so.
+        settings_file: settings of the new place, of which the database is used; None: those of the backup.
+        clock: gives the moment.
+
+    Raises:
+        ConflictError: there is something already, in the folder or in the database.
+        InputError, RefusedError, AuditError: the backup was changed or cut, or is not what it should be.
+        UnavailableError: the folder or database cannot be written. In all cases nothing is left behind.
+    """
+    state = Path(os.path.abspath(state))  # noqa: PTH100 - links stay what they are
+    _check_empty(state)
+    with _beside(state) as staging:
+        about = _opened(file, identity, staging, "backup", belongs, signer)
+        layout = Layout(staging)
+        signed_by = fingerprint(load_public_key(layout.public / GRANT_PUBLIC))
+        log = AuditLog(layout.audit, public_key=load_public_key(layout.public / AUDIT_PUBLIC), clock=clock)
+        found = log.verify()
+        found.raise_if_bad()
+        if secrets is not None:
+            _take_secrets(secrets, identity, staging, about, signed_by)
+            told = Event(
+                kind="backup.restore", actor=OPERATOR, outcome=Outcome.DONE,
+                detail={"backup": about.id, "made": about.made.isoformat(), "head": found.records},
+            )  # fmt: skip
+            AuditLog(layout.audit, load_private_key(layout.authority / AUDIT_KEY), clock=clock).record(told)
+        for project_id in about.closed:
+            (layout.folders / "archive" / project_id).mkdir(mode=0o700, parents=True, exist_ok=True)
+        settings = _settings(staging, state, settings_file)
+        count = _place(staging, state, settings)
+    return Report(
+        id=about.id,
+        deployment=about.deployment,
+        made=about.made,
+        signer=signed_by,
+        records=found.records,
+        rows=count,
+        settings=settings_file or state / RESTORED_SETTINGS,
+        secrets=secrets is not None,
+        changed=tuple(part.name for part in about.parts if part.copied == "changed"),
+        elsewhere=_elsewhere(settings),
+    )
+
+
+def _check_empty(state: Path) -> None:
+    if state.is_symlink() or (state.exists() and (not state.is_dir() or any(state.iterdir()))):
+        raise ConflictError(f"{state} is not an empty folder", hint="restore beside it, and move it when it is right")
+
+
+@contextmanager
+def _beside(state: Path) -> Iterator[Path]:
+    """A folder on the same disk, which goes with all that is in it unless it was moved away."""
+    staging = state.with_name(f".{state.name}.restoring-{random.token_hex(8)}")
+    try:
+        state.parent.mkdir(parents=True, exist_ok=True)
+        staging.mkdir(mode=0o700)
+    except OSError as error:
+        raise UnavailableError(f"{staging} cannot be made: {error.strerror}") from error
+    try:
+        yield staging
+    finally:
+        if staging.exists():
+            shutil.rmtree(staging)
+
+
+def _opened(  # noqa: PLR0917 - what it is made of
+    file: Path,
+    identity: x25519.Identity,
+    into: Path,
+    kind: Kind,
+    allowed: Callable[[str], bool],
+    signer: str | None,
+) -> Manifest:
+    with unsealed(file, identity) as stream:
+        parts, ending = unpack(stream, into, allowed, manifests.MANIFEST)
+    return manifests.checked(ending, kind, into, parts, signer)
+
+
+def _take_secrets(file: Path, identity: x25519.Identity, staging: Path, backup: Manifest, signer: str) -> None:
+    place = staging / ".secrets"
+    place.mkdir(mode=0o700)
+    about = _opened(file, identity, place, "secrets", is_secret, signer)
+    # Stops: keys of another moment or deployment, with which the log would go on under another hand.
+    if about.id != backup.id:
+        raise InputError(f"{file.name} belongs to backup {about.id}, not to {backup.id}")
+    for name, public in ((GRANT_KEY, GRANT_PUBLIC), (AUDIT_KEY, AUDIT_PUBLIC)):
+        key: Ed25519PrivateKey = load_private_key(place / "authority" / name)
+        if fingerprint(key.public_key()) != fingerprint(load_public_key(staging / manifests.PUBLIC / public)):
+            raise InputError(f"{name} does not belong to {public}")
+    shutil.rmtree(place / manifests.PUBLIC)
+    for path in place.glob("*/*"):
+        target = staging / path.relative_to(place)
+        target.parent.mkdir(mode=0o700, exist_ok=True)
+        path.rename(target)
+    shutil.rmtree(place)
+
+
+def _settings(staging: Path, state: Path, given: Path | None) -> Settings:
+    """The settings that hold from now on: those given, or the backup's with the new state folder."""
+    if given is not None:
+        settings = load_settings(given)
+        if settings.state != state:
+            raise SettingsError(f"{given}: state is {settings.state}, and what is restored goes to {state}")
+        (staging / SETTINGS).unlink()
+        return settings
+    text = (staging / SETTINGS).read_text(encoding="utf-8")
+    written, count = re.subn(r"(?m)^state\s*:.*$", lambda _: f"state: {state}", text)
+    if count != 1:
+        raise SettingsError("the backup's settings do not name the state folder in a line of its own",
+                            hint="name settings for the new place with --with-settings")  # fmt: skip
+    (staging / SETTINGS).unlink()
+    path = staging / RESTORED_SETTINGS
+    path.write_text(written, encoding="utf-8")
+    return load_settings(path)
+
+
+def _place(staging: Path, state: Path, settings: Settings) -> int:
+    """Fill the store, then move everything to its place; the number of rows."""
+    dump = staging / STORE
+    layout = Layout(staging)
+    layout.authority.mkdir(mode=0o700, exist_ok=True)
+    url = settings.database_url if settings.database else f"sqlite:///{layout.database}"
+    store = Store(url, settings.database_password_file)
+    try:
+        store.prepare()
+        with store.write() as session:
+            with dump.open("rb") as lines:
+                count = rows.load(session, lines)
+            if settings.database:
+                # Elsewhere: what is there is made certain only when the folder is in its place.
+                dump.unlink()
+                _own(staging)
+                _move(staging, state)
+                try:
+                    session.commit()
+                except BaseException:
+                    state.rename(staging)
+                    raise
+                return count
+            session.commit()
+    finally:
+        store.close()
+    dump.unlink()
+    _own(staging)
+    _move(staging, state)
+    return count
+
+
+def _own(staging: Path) -> None:
+    """Owners and modes of what ``bulle up`` does not set itself."""
+    layout = Layout(staging)
+    for path in layout.public.glob("*.pem"):
+        path.chmod(0o644)
+    layout.public.chmod(0o755)
+    for path in [layout.datasets, *layout.datasets.rglob("*")]:
+        if path.is_dir():
+            path.chmod(0o755)
+        elif path.suffix == ".json" and path.exists():
+            path.chmod(0o644 if path.name != "keys.json" else 0o600)
+    for path in (layout.folders / "archive").glob("*/*/disk.img"):
+        path.chmod(0o400)
+    if os.geteuid() == 0:
+        for folder in (layout.authority, layout.audit):
+            for path in [folder, *folder.rglob("*")]:
+                os.chown(path, Uid.AUTHORITY, Uid.AUTHORITY, follow_symlinks=False)
+
+
+def _move(staging: Path, state: Path) -> None:
+    for path in [staging, *(each for each in staging.rglob("*") if each.is_dir())]:
+        sync_folder(path)
+    try:
+        staging.rename(state)  # over an empty folder, or where there is none
+        sync_folder(state.parent)
+    except OSError as error:
+        raise ConflictError(f"{state} is not an empty folder: {error.strerror}") from error
+
+
+def _elsewhere(settings: Settings) -> tuple[Path, ...]:
+    named = [
+        settings.oidc.client_secret_file,
+        settings.database_password_file,
+        *((settings.tls.certificate_file, settings.tls.key_file) if settings.tls else ()),
+        settings.custodian.pin_file if settings.custodian.kind == "pkcs11" else None,
+        *settings.governance.terms.files.values(),
+        *settings.notifications.secret_files,
+    ]
+    return tuple(path for path in named if path is not None and not path.is_relative_to(settings.state))
