@@ -19,7 +19,6 @@ PAGES = (
     "applications",
     "audit",
     "catalogue",
-    "events",
     "health",
     "inbox",
     "language",
