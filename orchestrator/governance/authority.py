@@ -100,6 +100,8 @@ class Authority:
     embedded_custodian: bool
     #: group at the login provider → the platform role that it gives
     group_roles: Mapping[str, str] = field(default_factory=dict)
+    #: person → roles that were refused them, and those that they held then
+    _refused: dict[str, tuple[frozenset[PlatformRole], frozenset[str]]] = field(default_factory=dict, repr=False)
 
     def login(self, person: str, told: Person) -> PersonCard:
         """Follow what the login provider says of a person, the roles of their groups included."""
@@ -108,12 +110,20 @@ class Authority:
 
     def follow(self, person: str, groups: Iterable[str]) -> PersonCard:
         """Give and take the roles that these groups stand for."""
-        roles = {PlatformRole(self.group_roles[group]) for group in groups if group in self.group_roles}
+        roles = frozenset(PlatformRole(self.group_roles[group]) for group in groups if group in self.group_roles)
+        if person in self._refused:
+            # The log says it once, not at each of the hub's questions: nothing changed since.
+            card = self.governance.person(person)
+            if self._refused[person] == (roles, frozenset(card.roles)):
+                return card
         try:
+            self._refused.pop(person, None)
             return self.governance.follow_roles(governance_identity.HUB, person, roles)
         except RefusedError:
             # A role that does not go with one that they hold is not given, as the log says; they are who they are.
-            return self.governance.person(person)
+            card = self.governance.person(person)
+            self._refused[person] = (roles, frozenset(card.roles))
+            return card
 
     def issue(self, wanted: GrantRequest) -> IssuedGrant:
         """A signed grant, after every condition was checked anew and the issue is in the audit log."""

@@ -57,6 +57,21 @@ def test_roles_that_exclude_each_other_are_not_given_and_the_login_works(here: P
     assert ("role.follow", "refused") in here.events()
 
 
+def test_roles_that_stay_refused_are_in_the_log_once(here: Place, hub: TestClient) -> None:
+    """The hub asks every few minutes: a log full of one line hides the others."""
+    for _ in range(3):
+        assert logs_in(hub, "data-office", "it") == set()
+    assert here.events().count(("role.follow", "refused")) == 1
+    # what changes is tried again: the groups ...
+    assert logs_in(hub, "it") == {"administrator"}
+    assert logs_in(hub, "it", "audit") == {"administrator"} == logs_in(hub, "it", "audit")
+    assert here.events().count(("role.follow", "refused")) == 2
+    # ... and what the person holds
+    here.governance.remove_role(OPERATOR, "ada", PlatformRole.ADMINISTRATOR)
+    logs_in(hub, "it", "audit")
+    assert here.events().count(("role.follow", "refused")) == 3
+
+
 def test_a_group_without_a_role_says_nothing(hub: TestClient) -> None:
     assert logs_in(hub, "custodian", "administrator") == set()
 
