@@ -141,3 +141,35 @@ def test_a_secret_is_read_without_its_last_line_break(tmp_path: Path) -> None:
     path.write_text("value\n")
     path.chmod(0o640)
     assert read_secret(path) == "value"
+
+
+# -- watching -----------------------------------------------------------------------------------------------
+def test_nobody_reads_the_hubs_metrics_where_none_are_wanted(tmp_path: Path) -> None:
+    c = configured(tmp_path)
+    assert c.JupyterHub.authenticate_prometheus is True
+    assert "read:metrics" not in json.dumps(c.JupyterHub.load_roles)
+    assert [service["name"] for service in c.JupyterHub.services] == ["portal"]
+
+
+def test_the_hubs_metrics_are_for_one_service_that_can_do_nothing_else(tmp_path: Path) -> None:
+    wanted = settings(tmp_path, metrics={"token_file": "/x"})
+    with pytest.raises(SettingsError, match="metrics-token"):
+        configure(Config(), wanted)
+    token = tmp_path / "secrets" / "hub" / "metrics-token"
+    token.write_text("66" * 32)
+    token.chmod(0o600)
+    c = Config()
+    configure(c, wanted)
+    roles = [role for role in c.JupyterHub.load_roles if "read:metrics" in role["scopes"]]
+    assert [(role["scopes"], role.get("services"), role.get("users")) for role in roles] == [
+        (["read:metrics"], ["metrics"], None)
+    ]
+    assert [role["name"] for role in c.JupyterHub.load_roles if "metrics" in role.get("services", ())] == ["metrics"]
+    (service,) = [each for each in c.JupyterHub.services if each["name"] == "metrics"]
+    assert service["api_token"] == "66" * 32 and "url" not in service and "oauth_client_id" not in service
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_the_hub_writes_its_log_in_the_form_of_the_settings(tmp_path: Path, form: str) -> None:
+    told = configured(tmp_path, logs=form).JupyterHub.logging_config["formatters"]["console"]
+    assert (told["()"], told["part"], told["form"]) == ("orchestrator.logs.formatter", "hub", form)
