@@ -11,6 +11,7 @@ import json
 import logging
 import re
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -35,6 +36,7 @@ SECRETS: tuple[tuple[str, re.Pattern[str], str], ...] = (
     # a password in an address
     ("address", re.compile(r"(?i)\b([a-z][a-z0-9+]*://)[^\s/@:]*:[^\s/@]+@"), r"\1[secret]@"),
     ("e-mail", re.compile(r"[^\s@<>\"'(),;:]+@[\w-]+(?:\.[\w-]+)*\.[A-Za-z]{2,}"), "[e-mail]"),
+    ("cookie", re.compile(r"(?i)\b(cookie for) \S+"), r"\1 [secret]"),
     # longer than any id of ours (32 hexadecimal digits)
     ("random", re.compile(r"(?<![\w/.-])[A-Za-z0-9_+-]{40,}={0,2}(?![\w/.-])"), "[secret]"),
     # what lies in a view, a home or a project's folder: names of files are the researcher's, and may say anything
@@ -132,3 +134,26 @@ def configure(part: str, form: Form, level: int = logging.INFO) -> None:
     # Each request of theirs is a line, with an address in it.
     for noisy in ("httpx", "httpcore", "docker", "urllib3", "asyncio", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    catch(root)
+
+
+def catch(logger: logging.Logger) -> None:
+    """Tell ``logger`` what nobody caught: the interpreter's own words would repeat values, and are no JSON."""
+
+    def ended(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            return
+        logger.critical("nobody caught what ended this program", exc_info=(kind, error, trace))
+
+    def ended_thread(told: threading.ExceptHookArgs) -> None:
+        if told.exc_value is not None and not issubclass(told.exc_type, SystemExit):
+            logger.error(
+                "nobody caught what ended a thread", exc_info=(told.exc_type, told.exc_value, told.exc_traceback)
+            )
+
+    def ignored(told: sys.UnraisableHookArgs) -> None:
+        # While an object is taken away: there is nobody whom it could be told.
+        if told.exc_value is not None:
+            logger.warning("an object did not go cleanly", exc_info=(told.exc_type, told.exc_value, told.exc_traceback))
+
+    sys.excepthook, threading.excepthook, sys.unraisablehook = ended, ended_thread, ignored

@@ -7,6 +7,8 @@ import io
 import json
 import logging
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +33,7 @@ SECRET = {
     "bearer": "Authorization: Bearer abcdefghijkl",
     "named": "GET /hub/oauth_callback?code=q1w2e3&state=r4t5",
     "address": "postgresql://bulle:hunter2@/bulle",
+    "cookie": "Setting new xsrf cookie for b'107190ad:fa37de6b'",
     "random": "0123456789abcdef" * 4,
     "data": "/var/lib/bulle/x/mounts/views/doctor/visits.parquet",
 }
@@ -41,6 +44,7 @@ LEFT = {
     "bearer": "abcdefghijkl",
     "named": "q1w2e3",
     "address": "hunter2",
+    "cookie": "fa37de6b",
     "random": "0123456789abcdef0123",
     "data": "visits.parquet",
 }
@@ -263,3 +267,43 @@ def test_every_part_that_serves_writes_its_log_in_this_form() -> None:
     for path, source in sources.items():
         for start in (found.start() for found in re.finditer(r"uvicorn\.(run|Config)\(", source)):
             assert "log_config=None" in source[start : start + 600], path
+
+
+# -- what nobody caught -----------------------------------------------------------------------------------
+_PROGRAM = """
+import threading
+from orchestrator import logs
+{configure}
+
+def fails():
+    raise ValueError("1 51 02 75 120 005 02")
+
+class Object:
+    def __del__(self):
+        fails()
+
+Object()
+thread = threading.Thread(target=fails)
+thread.start()
+thread.join()
+fails()
+"""
+
+
+def _ended(configure_it: str) -> list[str]:
+    words = [sys.executable, "-c", _PROGRAM.format(configure=configure_it)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stdout == ""
+    return done.stderr.splitlines()
+
+
+def test_what_nobody_caught_is_told_in_the_same_form_without_its_words() -> None:
+    told = [json.loads(line) for line in _ended("logs.configure('node', 'json')")]
+    assert [each["level"] for each in told] == ["warning", "error", "critical"]
+    assert all(any("fails" in line for line in each["fault"]) for each in told)
+    assert "75 120" not in json.dumps(told)
+
+
+def test_the_interpreter_would_tell_the_words() -> None:
+    """The negative control."""
+    assert "\n".join(_ended("")).count("75 120") >= 3
