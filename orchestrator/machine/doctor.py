@@ -133,6 +133,8 @@ def check_owners(settings: Settings) -> Finding:
 def check_secrets(settings: Settings) -> Finding:
     """No secret file is readable by others."""
     named = [settings.oidc.client_secret_file]
+    if settings.metrics is not None:
+        named.append(settings.metrics.token_file)
     if settings.database_password_file is not None:
         named.append(settings.database_password_file)
     wrong = [
@@ -147,6 +149,10 @@ def check_secrets(settings: Settings) -> Finding:
             f"oidc.client_secret_file {settings.oidc.client_secret_file} is missing",
             "create it",
         )
+    # The engine would make a folder in its place.
+    if settings.metrics is not None and not settings.metrics.token_file.is_file():
+        told = f"metrics.token_file {settings.metrics.token_file} is missing"
+        return Finding("secrets", Level.FAULT, told, "create it: docs/monitoring.md")
     if wrong:
         return Finding("secrets", Level.FAULT, f"readable by others: {', '.join(wrong)}", "chmod 600 each")
     return Finding("secrets", Level.FINE, "only their owners can read them")

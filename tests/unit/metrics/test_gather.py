@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 
 from orchestrator.config import Settings, Uid
 from orchestrator.errors import SettingsError
+from orchestrator.machine.doctor import Level, check_secrets
 from orchestrator.machine.parts import Part, control_plane
 from orchestrator.machine.state import folders, shared_secrets
 from orchestrator.metrics import gather
@@ -238,3 +239,19 @@ def test_each_socket_lies_in_a_folder_of_its_part_and_the_metrics_part(settings:
 def test_the_hubs_token_for_this_is_the_hubs_and_this_parts(settings: Settings) -> None:
     (secret,) = [each for each in shared_secrets(settings.layout) if each.name == "metrics-token"]
     assert {uid for _, uid in secret.files} == {Uid.HUB, Uid.METRICS}
+
+
+def test_the_doctor_sees_a_token_that_is_missing_or_open_to_others(settings: Settings, tmp_path: Path) -> None:
+    client_secret = tmp_path / "client-secret"
+    client_secret.write_text("x")
+    client_secret.chmod(0o600)
+    settings = settings.model_copy(
+        update={"oidc": settings.oidc.model_copy(update={"client_secret_file": client_secret})}
+    )
+    assert settings.metrics is not None
+    assert check_secrets(settings).level is Level.FINE
+    settings.metrics.token_file.chmod(0o644)
+    assert check_secrets(settings).level is Level.FAULT
+    settings.metrics.token_file.unlink()
+    found = check_secrets(settings)
+    assert found.level is Level.FAULT and "metrics.token_file" in found.message
