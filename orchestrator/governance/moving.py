@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from sqlalchemy import Table, select
+from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.orm import Session
 
 from orchestrator.errors import ConflictError, InputError, RefusedError
@@ -220,6 +221,8 @@ def _insert(session: Session, moved: Moved) -> int:
                     values.pop("id")  # a number that counts here
                 session.add(kind(**values))
         session.flush()
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, StatementError) as error:
+        if isinstance(error, DBAPIError):
+            raise  # the database's own fault, which the store tells
         raise InputError("a row of the project has a value that this program does not know") from error
     return len(new)

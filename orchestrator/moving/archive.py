@@ -111,11 +111,21 @@ class _After(io.RawIOBase):
         return b"".join(parts)
 
 
+class _Sink(io.RawIOBase):
+    """A stream to write to, which takes no notice of what tarfile says when it is thrown away unfinished."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def write(self, data: Any) -> int:
+        return len(data) if self._stream.closed else self._stream.write(data)
+
+
 class Writer:
     """Writes an archive, part by part, in the order of the calls."""
 
     def __init__(self, stream: BinaryIO, moment: float) -> None:
-        self._tar = tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT, bufsize=_BLOCK)  # noqa: SIM115
+        self._tar = tarfile.open(fileobj=_Sink(stream), mode="w|", format=tarfile.PAX_FORMAT, bufsize=_BLOCK)  # noqa: SIM115
         self._moment = int(moment)
         self.parts: list[Part] = []
 

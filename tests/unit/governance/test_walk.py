@@ -160,6 +160,8 @@ RIGHT = {
     Action.PROJECT_RETAIN: Try("ada", lambda w, by: w.retain(by, "one", 9), closed),
     Action.PROJECT_ARCHIVE: Try(NODE, lambda w, by: w.archive(by, "one"), closed),
     Action.PROJECT_DELETE: Try(NODE, lambda w, by: w.destroy(by, "one"), over),
+    Action.PROJECT_EXPORT: Try("ada", lambda w, by: w.export(by, "one")),
+    Action.PROJECT_IMPORT: Try(OPERATOR, lambda w, by: w.take_in(by, "six")),
     Action.QUOTA_SET: Try("ada", lambda w, by: w.quota(by, "one", 5)),
     Action.MEMBER_INVITE: Try("dan", lambda w, by: w.request(by, "one", "eve", invite=True), about="eve"),
     Action.MEMBER_ACCEPT: Try(
@@ -296,6 +298,7 @@ WRONG = {
     (Action.PROJECT_RETAIN, Fact.INVOLVED): Try(
         "ada", lambda w, by: w.retain(by, "one", 9), lambda w: (ask(w, "ada"), closed(w))
     ),
+    (Action.PROJECT_EXPORT, Fact.INVOLVED): Try("ada", lambda w, by: w.export(by, "one"), lambda w: ask(w, "ada")),
     (Action.QUOTA_SET, Fact.INVOLVED): Try("ada", lambda w, by: w.quota(by, "one", 5), lambda w: ask(w, "ada")),
     (Action.MEMBER_INVITE, Fact.SELF): Try("ada", lambda w, by: w.request(by, "one", by, invite=True)),
     (Action.MEMBER_APPROVE, Fact.SELF): Try("eve", lambda w, by: w.approve(by, "one", by), eve_asks),
@@ -403,7 +406,7 @@ def walked(attempt: Try, by: str | None = None, **changed: object) -> bool:
         before = walk.before
         attempt.act(walk, by or attempt.by)
         walk.hold()
-        return walk.before != before
+        return walk.before != before or walk.exported
     finally:
         walk.teardown()
 

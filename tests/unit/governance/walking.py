@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -424,6 +425,25 @@ class Walk(RuleBasedStateMachine):
         with self.store.read() as session:
             return session.scalar(select(ProjectRow.id).where(ProjectRow.slug == slug)) or "none"
 
+    exported = False
+
+    @rule(by=custodians, slug=slugs)
+    def export(self, by, slug):
+        self.act(by, "decide_export", slug, "age1somebody")
+        # The one decision that changes nothing here: the log alone says that it was taken.
+        last = self.audit.events[-1]
+        self.exported = (last.kind, last.outcome) == (Action.PROJECT_EXPORT, Outcome.DONE)
+
+    def take_in(self, by, slug):
+        """Import a project of nobody, made of the rows of another."""
+        moved, _ = self.governance.leaving("one")
+        project = {**moved.project, "slug": slug, "id": uuid.uuid4().hex}
+        nobody = moved.model_copy(
+            update={"project": project, "persons": (), "memberships": (), "appointments": (), "permits": (),
+                    "applications": ()}
+        )  # fmt: skip
+        self.act(by, "take_in", nobody, same_people=False, arrived=(), told={})
+
     @rule(by=custodians, slug=slugs, most=st.none() | st.integers(0, 9))
     def quota(self, by, slug, most):
         self.act(by, "set_quota", slug, "hours", most)
@@ -653,6 +673,9 @@ class Judge:
         self.members()
         self.permits()
         self.applications()
+        if self.doing == "decide_export":
+            assert self.custodian, "who may let a project leave"
+            assert not self.involved(str(self.walk.audit.events[-1].project)), "somebody's own project leaves"
         for key in {*self.old.quotas, *self.new.quotas}:
             if self.old.quotas.get(key) != self.new.quotas.get(key):
                 assert self.office & {"custodian", "administrator"}, "who may set a quota"
@@ -746,6 +769,10 @@ class Judge:
         for slug, project in self.new.projects.items():
             was = self.old.projects.get(slug)
             if was is None:
+                if self.doing == "take_in":
+                    assert self.by == OPERATOR, "who may import"
+                    assert project.state == "suspended", "what was imported runs by itself"
+                    continue
                 assert project.state == "draft"
                 if self.doing == "begin_application":
                     assert self.by in self.old.persons, "who may apply"

@@ -9,15 +9,17 @@ from pathlib import Path
 
 import yaml
 
-from orchestrator.audit import AuditLog
+from orchestrator.audit import AuditLog, load_public_key
+from orchestrator.audit.chain import fingerprint
 from orchestrator.cli.context import open_audit, open_governance
 from orchestrator.config import Layout, Settings, load_settings
 from orchestrator.data.catalogue import Catalogue
 from orchestrator.data.ingest import ingest
 from orchestrator.data.schema import parse_schema
 from orchestrator.data.view import build_view
+from orchestrator.governance import rows
 from orchestrator.governance.identity import OPERATOR
-from orchestrator.governance.keys import create_signing_keys
+from orchestrator.governance.keys import GRANT_PUBLIC, create_signing_keys
 from orchestrator.governance.permits import PermitDraft
 from orchestrator.governance.service import Governance
 from orchestrator.governance.states import PlatformRole
@@ -175,6 +177,11 @@ class Deployment:
                 file.write(os.urandom(8192)[: (4 << 20) - at])
         return path
 
+    def lines(self) -> list[bytes]:
+        """The rows of its store."""
+        with self.store().read() as session:
+            return list(rows.dumped(session))[1:]
+
     def terms(self) -> PermitTerms:
         return self.governance().permit("sleep", 1).terms
 
@@ -184,6 +191,15 @@ class Deployment:
         key = self.ring.get(f"project/{self.project_id}/pseudonyms")
         report = build_view(self.catalogue, self.terms(), key, self.ring.get, target)
         return report.files[0].read_bytes()
+
+
+def clock() -> datetime:
+    return datetime.now(UTC)
+
+
+def signer_of(deployment: Deployment) -> str:
+    """The fingerprint under which a deployment signs."""
+    return fingerprint(load_public_key(deployment.layout.public / GRANT_PUBLIC))
 
 
 def tree(folder: Path) -> dict[str, bytes]:
