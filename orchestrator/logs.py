@@ -22,28 +22,35 @@ from orchestrator.errors import BulleError
 
 Form = Literal["text", "json"]
 
+#: the most of a message, or of a line of a fault, that is written
+LONGEST = 8000
+
 #: Stops: a password, token or address that gets into a log, which is kept longer and read by more people than what it
-#: came from. Shown by tests/unit/test_logs.py, which takes each away in turn.
+#: came from. Shown by tests/unit/test_logs.py, which takes each away in turn. None of them goes back over a text again
+#: and again: what a stranger sends is logged too, and must not hold a part up.
 SECRETS: tuple[tuple[str, re.Pattern[str], str], ...] = (
     # a signed statement (grant, login): three parts in base64url
-    ("jws", re.compile(r"\beyJ[\w-]{5,}\.[\w-]+\.[\w-]*"), "[token]"),
-    ("bearer", re.compile(r"(?i)\b(bearer|token|basic)\s+[\w+/=.~-]{12,}"), r"\1 [token]"),
+    ("jws", re.compile(r"(?<![\w-])eyJ[\w-]{5,}+\.[\w-]++\.[\w-]*+"), "[token]"),
+    ("bearer", re.compile(r"(?i)\b(bearer|token|basic)\s++[\w+/=.~-]{12,}+"), r"\1 [token]"),
     (
         "named",
-        re.compile(r"(?i)\b((?:[\w-]*(?:token|secret|password|passwd|pin|cookie|code|state|key)))=[^\s&;,\"']+"),
+        re.compile(
+            r"(?i)\b([\w-]{0,40}(?:token|secret|password|passwd|pin|cookie|code|state|key|challenge|verifier))=[^\s&;,\"']++"
+        ),
         r"\1=[secret]",
     ),
     # a password in an address
-    ("address", re.compile(r"(?i)\b([a-z][a-z0-9+]*://)[^\s/@:]*:[^\s/@]+@"), r"\1[secret]@"),
-    ("e-mail", re.compile(r"[^\s@<>\"'(),;:]+@[\w-]+(?:\.[\w-]+)*\.[A-Za-z]{2,}"), "[e-mail]"),
-    ("cookie", re.compile(r"(?i)\b(cookie for) \S+"), r"\1 [secret]"),
+    ("address", re.compile(r"(?i)\b([a-z][a-z0-9+]{0,20}://)[^\s/@:]{0,200}:[^\s/@]{1,200}@"), r"\1[secret]@"),
+    ("e-mail", re.compile(r"[^\s@<>\"'(),;:]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){0,8}\.[A-Za-z]{2,63}"), "[e-mail]"),
+    ("cookie", re.compile(r"(?i)\b(cookie for) \S++"), r"\1 [secret]"),
     # longer than any id of ours (32 hexadecimal digits)
-    ("random", re.compile(r"(?<![\w/.-])[A-Za-z0-9_+-]{40,}={0,2}(?![\w/.-])"), "[secret]"),
+    ("random", re.compile(r"(?<![\w/.+-])[A-Za-z0-9_+-]{40,}+={0,2}(?![\w/.-])"), "[secret]"),
     # what lies in a view, a home or a project's folder: names of files are the researcher's, and may say anything
     (
         "data",
         re.compile(
-            r"(?<![\w.])((?:/[\w.~-]+)*/(?:data|home/researcher|project|mounts/(?:ws|views|plain|cipher)))/[^\s\"':,;]+"
+            r"(?<![\w.])((?:/[\w.~-]{1,80}){0,12}?/(?:data|home/researcher|project|mounts/(?:ws|views|plain|cipher)))"
+            r"/[^\s\"':,;]++"
         ),
         r"\1/[path]",
     ),
@@ -51,7 +58,10 @@ SECRETS: tuple[tuple[str, re.Pattern[str], str], ...] = (
 
 
 def scrubbed(text: str) -> str:
-    """``text`` without what looks like a secret."""
+    """``text`` without what looks like a secret, and without the end of one that is very long."""
+    if len(text) > LONGEST:
+        # At a gap: half a secret looks like none.
+        text = f"{text[:LONGEST].rpartition(' ')[0]} [cut]"
     for _, pattern, instead in SECRETS:
         text = pattern.sub(instead, text)
     return text

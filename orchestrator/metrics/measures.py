@@ -18,8 +18,6 @@ import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
-from orchestrator.errors import BulleError
-
 Part = Literal["authority", "node", "portal"]
 PARTS: tuple[Part, ...] = ("authority", "node", "portal")
 PREFIX = "bulle_"
@@ -97,7 +95,7 @@ class Level:
         def told() -> float:
             try:
                 found = ask()
-            except (BulleError, OSError, ArithmeticError, LookupError):
+            except Exception:  # noqa: BLE001 - whatever it was, the other figures must be told
                 return float("nan")
             return float("nan") if found is None else float(found)
 

@@ -307,3 +307,22 @@ def test_what_nobody_caught_is_told_in_the_same_form_without_its_words() -> None
 def test_the_interpreter_would_tell_the_words() -> None:
     """The negative control."""
     assert "\n".join(_ended("")).count("75 120") >= 3
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "piece", ["a", "a-", "a+", "/a", "/-", "eyJaaaaa-", "token", "token=", "a@", "a.", "a://", ":", " ", "é", "/data"]
+)
+def test_what_a_stranger_sends_holds_nothing_up(piece: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Patterns that go over a text again and again would take minutes here; also without the cut."""
+    scrubbed(piece * 200_000)
+    monkeypatch.setattr(logs, "LONGEST", 30_000)
+    scrubbed(piece * (30_000 // len(piece)))
+
+
+@pytest.mark.parametrize("kind", SECRET)
+def test_a_cut_leaves_no_half_of_a_secret(kind: str) -> None:
+    for before in range(logs.LONGEST - 60, logs.LONGEST, 7):
+        told = scrubbed("x " * (before // 2) + SECRET[kind])
+        assert LEFT[kind] not in told
+    assert scrubbed("f" * 9000).strip() == "[cut]"
