@@ -125,7 +125,9 @@ class Writer:
     """Writes an archive, part by part, in the order of the calls."""
 
     def __init__(self, stream: BinaryIO, moment: float) -> None:
-        self._tar = tarfile.open(fileobj=_Sink(stream), mode="w|", format=tarfile.PAX_FORMAT, bufsize=_BLOCK)  # noqa: SIM115
+        self._tar = tarfile.open(  # noqa: SIM115 - closed by close()
+            fileobj=_Sink(stream), mode="w|", format=tarfile.PAX_FORMAT, bufsize=_BLOCK, copybufsize=_BLOCK
+        )
         self._moment = int(moment)
         self.parts: list[Part] = []
 
