@@ -130,7 +130,9 @@ class People(Desk):
             elif not replace:
                 raise ConflictError(f"person '{person}' is there already")
             row.display_name, row.email = name, email
-            row.gone_at = None  # whoever logs in is known to the provider
+            if row.gone_at is not None:  # whoever logs in is known to the provider
+                change.detail = {"gone": False}
+                row.gone_at = None
             change.session.flush()
             return person_card(row)
 
