@@ -201,13 +201,15 @@ class BulleAuthenticator(GenericOAuthenticator):
 
     async def _renew(self, refresh_token: str) -> dict[str, Any]:
         found = await self.discover()
+        # A question that takes longer than an interval would make the next one of others too late.
+        patience = min(10, self.oidc.refresh_seconds)
         request = HTTPRequest(
             found.token,
             method="POST",
             headers=self.build_token_info_request_headers(),
             body=urlencode(self.build_refresh_token_request_params(refresh_token)),
-            connect_timeout=5,
-            request_timeout=10,
+            connect_timeout=patience,
+            request_timeout=patience,
             follow_redirects=False,
         )
         try:
