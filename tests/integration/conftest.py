@@ -53,9 +53,8 @@ def images(engine: docker.DockerClient) -> dict[str, str]:
     return machine_images.build_images(None, progress=print)
 
 
-@pytest.fixture(scope="session")
-def place() -> demo.Place:
-    """Where the tests' deployment lives: its own name, state, ports and network."""
+def new_place() -> demo.Place:
+    """Where a deployment of the tests lives: its own name, state, ports and network."""
     mark = uuid.uuid4().hex[:8]
     first = free_ports(6)
     return demo.Place(
@@ -68,6 +67,12 @@ def place() -> demo.Place:
 
 
 @pytest.fixture(scope="session")
+def place() -> demo.Place:
+    """Where the tests' deployment lives."""
+    return new_place()
+
+
+@pytest.fixture(scope="session")
 def deployment(place: demo.Place, images: dict[str, str]) -> Iterator[demo.Running]:
     """The demo, up, under the tests' own name. Afterwards nothing of it is left."""
     try:
@@ -75,6 +80,20 @@ def deployment(place: demo.Place, images: dict[str, str]) -> Iterator[demo.Runni
     finally:
         demo.down(print, place)
         shutil.rmtree(place.state, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What npm installs for the images, from their lock files."""
+    found = {}
+    for name in ("controller", "demo-idp"):
+        folder = tmp_path_factory.mktemp(f"npm-{name}")
+        for file in ("package.json", "package-lock.json"):
+            shutil.copy(ROOT / "images" / name / file, folder / file)
+        words = ["npm", "ci", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund"]
+        subprocess.run(words, cwd=folder, check=True, capture_output=True)
+        found[name] = folder / "node_modules"
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -291,6 +291,16 @@ class Stage:
     def _tails(self) -> list[str]:
         return [f"== {path.stem}\n{path.read_text(errors='replace')[-1500:]}" for path in self.folder.glob("*.log")]
 
+    def account(self, name: str, change: dict[str, Any] | None) -> None:
+        """Change an account at the provider, which notices at the next question; None removes it."""
+        path = self.settings.layout.secrets / "demo-idp/accounts.json"
+        accounts = json.loads(path.read_text())
+        if change is None:
+            del accounts[name]
+        else:
+            accounts[name] = {"password": PASSWORD, "name": name.capitalize(), **change}
+        path.write_text(json.dumps(accounts))
+
     # -- what happened -----------------------------------------------------------------------------
     def audit(self, kind: str) -> list[Event]:
         """The audit log's events of one kind."""

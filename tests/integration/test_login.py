@@ -5,9 +5,7 @@ from __future__ import annotations
 import base64
 import hmac
 import re
-import shutil
 import struct
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,24 +16,10 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from orchestrator.terms import Outcome
-from tests.integration.login_stage import OTP, PASSWORD, ROOT, TOTP_SECRET, Stage
+from tests.integration.login_stage import OTP, PASSWORD, TOTP_SECRET, Stage
 from tests.integration.people import person, picture
 
 PORTAL = re.compile(r"/services/portal/$")
-
-
-@pytest.fixture(scope="module")
-def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """What npm installs for the images, from their lock files."""
-    found = {}
-    for name in ("controller", "demo-idp"):
-        folder = tmp_path_factory.mktemp(f"npm-{name}")
-        for file in ("package.json", "package-lock.json"):
-            shutil.copy(ROOT / "images" / name / file, folder / file)
-        words = ["npm", "ci", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund"]
-        subprocess.run(words, cwd=folder, check=True, capture_output=True)
-        found[name] = folder / "node_modules"
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +79,7 @@ def test_a_researcher_logs_in_and_sees_their_projects(
         expect(page).to_have_url(PORTAL)
         expect(page.get_by_role("heading", level=1)).to_have_text(title)
         expect(page.get_by_role("heading", name="Doctor visits and working life")).to_be_visible()
-        page.click("summary")
+        page.click("main summary")
         picture(page, f"portal-{locale}")
         assert fits(page)
         page.goto(f"{stage.url}/services/portal/about")
