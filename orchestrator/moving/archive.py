@@ -126,8 +126,9 @@ class Writer:
 
     def __init__(self, stream: BinaryIO, moment: float) -> None:
         self._tar = tarfile.open(  # noqa: SIM115 - closed by close()
-            fileobj=_Sink(stream), mode="w|", format=tarfile.PAX_FORMAT, bufsize=_BLOCK, copybufsize=_BLOCK
+            fileobj=_Sink(stream), mode="w|", format=tarfile.PAX_FORMAT, bufsize=_BLOCK
         )
+        self._tar.copybufsize = _BLOCK  # type: ignore[attr-defined] # or it would copy 16 kB at a time
         self._moment = int(moment)
         self.parts: list[Part] = []
 
