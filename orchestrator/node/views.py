@@ -3,6 +3,7 @@ read-only."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import time
 from collections.abc import Collection
@@ -13,6 +14,9 @@ from orchestrator.node import measures, mounts
 from orchestrator.node.ports import Progress, ViewBuilder
 from orchestrator.node.shared import Shared
 from orchestrator.terms import Grant
+
+#: how long a view may still be held by a program that is only just being started
+_SETTLE_SECONDS = 5.0
 
 
 def view_key(grant: Grant) -> str:
@@ -49,7 +53,7 @@ class Views:
         try:
             mounts.tmpfs(target, self._size, mode=0o755)
             self._measured(grant, released, target, progress)
-            mounts.make_read_only(target)
+            _make_read_only(target)
         except OSError as error:
             _remove(target)
             raise NodeError(
@@ -67,6 +71,25 @@ class Views:
             outcome = "done"
         finally:
             measures.VIEW_SECONDS.took(time.monotonic() - began, outcome=outcome)
+
+
+def _make_read_only(target: Path) -> None:
+    """Make a finished view read-only, once nobody has a file of it open to write.
+
+    The builder has closed its own by now; but a program that another thread starts has a copy of every open file until
+    it begins to run, and on a busy machine that takes a while. The view shows to nobody before this is done.
+    """
+    until = time.monotonic() + _SETTLE_SECONDS
+    while True:
+        try:
+            mounts.make_read_only(target)
+        except NodeError as error:
+            busy = isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EBUSY
+            if not busy or time.monotonic() > until:
+                raise
+            time.sleep(0.02)
+        else:
+            return
 
 
 def _remove(target: Path) -> None:
