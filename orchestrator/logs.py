@@ -49,7 +49,7 @@ SECRETS: tuple[tuple[str, re.Pattern[str], str], ...] = (
     (
         "data",
         re.compile(
-            r"(?<![\w.])((?:/[\w.~-]{1,80}){0,12}?/(?:data|home/researcher|project|mounts/(?:ws|views|plain|cipher)))"
+            r"(?<![\w.])((?:/[\w.~-]{1,80}){0,12}?/(?:data|home/researcher|project|mounts/(?:ws|views|plain|cipher)/[\w.~-]{1,120}))"
             r"/[^\s\"':,;]++"
         ),
         r"\1/[path]",

@@ -191,6 +191,7 @@ def test_there_is_a_secret_for_each_filter() -> None:
         "session 0123456789abcdef0123456789abcdef did not end: the engine is gone",
         "sub~0123456789abcdef0123456789abcdef in doctor-visits: refused by rule no-training: no confirmed training",
         "the authority was not heard for 12 s: the authority does not answer on /var/lib/bulle/sockets/node/node.sock",
+        "/var/lib/bulle/x/mounts/views/0123-1-abcd was not made read-only: Device or resource busy",
         "/usr/lib/python3.13/site-packages/orchestrator/node/watch.py:86 in _run",
         "state=running is what it was",
     ],
