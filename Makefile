@@ -3,7 +3,7 @@ SHELL := /bin/sh
 BULLE := .venv/bin/bulle
 PREPARE := sh orchestrator/machine/prepare.sh
 
-.PHONY: demo down test lint images bench unit integration lock clean
+.PHONY: demo down test lint images bench unit integration cluster-test lock clean
 
 demo: ## set everything up and start the demo on loopback
 	@$(PREPARE) demo
@@ -28,6 +28,11 @@ integration:
 	@$(PREPARE) test
 	@.venv/bin/python -m orchestrator.machine.images
 	@.venv/bin/python -m pytest tests/integration
+
+cluster-test: ## workspaces' pods on a real Kubernetes, which it builds (once), starts and stops
+	@$(PREPARE) test
+	@.venv/bin/python -m orchestrator.machine.images gateway sandbox node
+	@.venv/bin/python -m pytest tests/cluster
 
 lint: ## ruff, mypy strict, import-linter
 	@$(PREPARE) test

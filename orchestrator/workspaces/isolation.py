@@ -33,6 +33,14 @@ def targets_of(settings: Settings) -> Targets:
     """What the probe knocks at: what the settings name, and the addresses of this deployment's control
     plane."""
     chosen = settings.probe
+    if settings.kubernetes is not None:
+        return {
+            "tcp": _once([*chosen.tcp, *settings.kubernetes.hub]),
+            "udp": _once([*chosen.udp, *settings.kubernetes.hub]),
+            "ping": _once(list(chosen.ping)),
+            "resolvers": _once(list(chosen.resolvers)),
+            "names": _once(list(chosen.names)),
+        }
     gateway = str(ipaddress.ip_network(settings.bridge_subnet)[1])
     ports = range(settings.internal_port, settings.internal_port + 4)
     control_plane = [f"{gateway}:{port}" for port in ports]
@@ -75,14 +83,14 @@ def parse_report(status: int, output: bytes) -> list[dict[str, str]]:
     return rows
 
 
-def evaluate(report: list[dict[str, str]], targets: Targets) -> list[Finding]:
+def evaluate(report: list[dict[str, str]], targets: Targets, *, locked: bool = False) -> list[Finding]:
     """What is wrong with the isolation that ``report`` describes; empty when every planned attempt was
-    blocked.
+    blocked. ``locked`` is the plan of a pod, whose network is there and locked.
 
     An attempt that is missing, doubled or not in the plan is a finding too: a probe that did not try proves
     nothing.
     """
-    planned = probe.plan(targets)
+    planned = probe.plan(targets, locked)
     findings = []
     seen: dict[tuple[str, str], int] = {}
     for row in report:

@@ -7,6 +7,10 @@ standard input; prints a JSON list of ``{"attempt", "target", "result", "detail"
 of :func:`plan`. The result is ``blocked``, or ``OPEN`` for anything else, including an attempt that failed in
 a way nobody foresaw.
 
+In a pod the sandbox shares its network with the bridge, so interfaces and routes are there, but locked: with
+``--locked`` the probe tries to use each. ``--judge TARGETS`` is for where nobody waits for a report: the targets
+are the argument, what is open goes to standard error, and the end is 1 if anything is.
+
 Only the standard library, nothing of this package: the file is copied into the sandbox image. What counts as
 blocked on the network is the kernel's refusal to send. Silence is not enough, because a packet may have left;
 so nothing outside needs to answer for a hole to show, and no third party is knocked at.
@@ -75,7 +79,9 @@ SECRET_WORDS = (
     "PRIVATE_KEY",
     "KUBERNETES_",
 )
-NETLINK_MESSAGES = {"link": 16, "address": 20, "route": 24}
+NETLINK_MESSAGES = {"link": 16, "address": 20, "route": 24, "rule": 32}
+#: where the bridge of a pod listens
+BRIDGE_PORT = 8888
 
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWNET = 0x00020000, 0x10000000, 0x40000000
 
@@ -214,6 +220,7 @@ def netlink(target: str) -> str | None:
         "route": struct.pack("BBBBBBBBI", socket.AF_INET, 32, 0, 0, 254, 3, 253, 1, 0)
         + struct.pack("HH4s", 8, 1, socket.inet_aton("198.51.100.8"))
         + struct.pack("HHi", 8, 4, 1),
+        "rule": struct.pack("BBBBBBBBI", socket.AF_INET, 0, 0, 0, 254, 0, 0, 1, 0) + struct.pack("HHI", 8, 6, 1),
     }
     body = bodies[target]
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as sock:
@@ -226,6 +233,144 @@ def netlink(target: str) -> str | None:
     if code:
         raise OSError(code, os.strerror(code))
     raise Open("accepted")
+
+
+def packet_filter(_target: str) -> str | None:
+    """Change the packet filter: a table of one's own."""
+    table = struct.pack("HH12s", 16, 1, b"bulle-probe")
+    batch = b"".join(
+        struct.pack("IHHIIBBH", 20 + len(body), kind, flags, number, 0, family, 0, socket.htons(subsystem)) + body
+        for number, (kind, flags, family, subsystem, body) in enumerate(
+            ((0x10, 1, 0, 10, b""), (0x0A00, 0x405, 1, 0, table), (0x11, 1, 0, 10, b"")), 1
+        )
+    )
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12) as sock:
+        sock.settimeout(SECONDS / 2)
+        sock.bind((0, 0))
+        sock.send(batch)
+        answer = sock.recv(4096)
+    code = -struct.unpack("i", answer[16:20])[0]
+    if code:
+        raise OSError(code, os.strerror(code))
+    raise Open("accepted")
+
+
+def interfaces_up() -> list[tuple[int, str]]:
+    """Number and name of what is up, besides lo."""
+    import fcntl  # noqa: PLC0415
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        flags = {
+            pair: struct.unpack("16xH14x", fcntl.ioctl(sock, 0x8913, struct.pack("16sH14x", pair[1].encode(), 0)))[0]
+            for pair in socket.if_nameindex()  # 0x8913: SIOCGIFFLAGS
+        }
+    return [pair for pair, value in flags.items() if value & 1 and pair[1] != "lo"]
+
+
+def own_addresses() -> list[str]:
+    """Every address of this network namespace, those of lo too."""
+    import fcntl  # noqa: PLC0415
+
+    found = ["127.0.0.1"]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for _, each in interfaces_up():
+            try:
+                answer = fcntl.ioctl(sock, 0x8915, struct.pack("16sH14x", each.encode(), socket.AF_INET))  # SIOCGIFADDR
+            except OSError as error:
+                if error.errno == errno.EADDRNOTAVAIL:
+                    continue
+                raise
+            found.append(socket.inet_ntoa(answer[20:24]))
+    if os.path.exists("/proc/net/if_inet6"):
+        with open("/proc/net/if_inet6", encoding="ascii") as file:
+            for row in file:
+                address = socket.inet_ntop(socket.AF_INET6, bytes.fromhex(row.split()[0]))
+                found.append(f"{address}%{row.split()[-1]}" if address.startswith("fe80") else address)
+    return found
+
+
+def knock(kind: int, host: str, port: int, device: str = "") -> None:
+    """One packet to an address, over a given interface where one is named."""
+    address = socket.getaddrinfo(host, port, type=kind, flags=socket.AI_NUMERICHOST)[0]
+    with socket.socket(address[0], kind) as sock:
+        sock.settimeout(SECONDS / 2)
+        if device:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode() + b"\0")
+        if kind == socket.SOCK_DGRAM:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            sock.sendto(b"bulle-probe", address[4])
+        else:
+            sock.connect(address[4])
+
+
+def must_be_refused(what: str, kind: int, host: str, port: int, device: str = "") -> None:
+    """Knock where the kernel must refuse to send; anything but its refusal is the finding."""
+    try:
+        knock(kind, host, port, device)
+    except OSError as error:
+        if error.errno in NOT_SENT:
+            return
+        raise Open(f"{what}: not refused by the kernel: {error}") from error
+    raise Open(f"{what}: the kernel sent it")
+
+
+def locked_interfaces(_target: str) -> str | None:
+    """Send on each interface that is up: to what is on the same wire, which needs no route, and beyond."""
+    up = interfaces_up()
+    for number, each in up:
+        must_be_refused(f"{each}: multicast", socket.SOCK_DGRAM, "224.0.0.1", 9, each)
+        must_be_refused(f"{each}: broadcast", socket.SOCK_DGRAM, "255.255.255.255", 9, each)
+        must_be_refused(f"{each}: datagram", socket.SOCK_DGRAM, "192.0.2.1", 9, each)
+        if socket.has_ipv6 and os.path.exists("/proc/net/if_inet6"):
+            link = f"ff02::1%{number}"
+            must_be_refused(f"{each}: multicast 6", socket.SOCK_DGRAM, link, 9)
+    return f"no sending on {', '.join(each for _, each in up) or 'any'}"
+
+
+def locked_routes(_target: str) -> str | None:
+    """Reach each gateway (in many clusters the node, with its kubelet), and the first address of each network."""
+    wanted = []
+    with open("/proc/net/route", encoding="ascii") as file:
+        for row in file.readlines()[1:]:
+            device, network, gateway = row.split()[:3]
+            if device != "lo":
+                numbers = [int(gateway, 16), socket.htonl(socket.ntohl(int(network, 16)) + 1)]
+                wanted += [socket.inet_ntoa(struct.pack("I", each)) for each in numbers if each not in (0, 1 << 24)]
+    if os.path.exists("/proc/net/ipv6_route"):
+        with open("/proc/net/ipv6_route", encoding="ascii") as file:
+            hops = {(row.split()[4], row.split()[-1]) for row in file if row.split()[-1] != "lo"}
+        for hop, device in hops:
+            if hop.strip("0"):
+                address = socket.inet_ntop(socket.AF_INET6, bytes.fromhex(hop))
+                wanted.append(f"{address}%{device}" if address.startswith("fe80") else address)
+    for host in dict.fromkeys(wanted):
+        must_be_refused(f"{host}:9", socket.SOCK_DGRAM, host, 9)
+        must_be_refused(f"{host}:10250", socket.SOCK_STREAM, host, 10250)
+    return f"{len(wanted)} refused"
+
+
+def locked_port(_target: str) -> str | None:
+    """Come to the bridge's port from inside the pod. The bridge is not there yet, so this process listens itself: what
+    gets through is seen."""
+    listeners = []
+    for family, host in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):  # noqa: S104 - in the sandbox only
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind((host, BRIDGE_PORT))
+            sock.listen()
+            listeners.append(sock)
+        except OSError as error:
+            if error.errno not in (errno.EADDRINUSE, errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                raise Open(f"could not listen: {error}") from error
+    try:
+        for host in own_addresses():
+            must_be_refused(host, socket.SOCK_STREAM, host, BRIDGE_PORT)
+    finally:
+        for sock in listeners:
+            sock.close()
+    return "refused on every address"
 
 
 def abstract_sockets(_target: str) -> str | None:
@@ -538,6 +683,7 @@ ATTEMPTS: dict[str, tuple[Attempt, tuple[str, ...]]] = {
     "interfaces": (interfaces, ("up",)),
     "routes": (routes, ("away",)),
     "netlink": (netlink, tuple(NETLINK_MESSAGES)),
+    "packet-filter": (packet_filter, ("table",)),
     "abstract-sockets": (abstract_sockets, ("all",)),
     "sockets-in-files": (sockets_in_files, ("all",)),
     "write": (
@@ -612,16 +758,33 @@ NETWORK: dict[str, tuple[str, Attempt]] = {
 }
 
 
-def plan(targets: dict[str, list[str]]) -> list[tuple[str, str]]:
+#: what takes the place of attempts that would find what a pod must have
+LOCKED: dict[str, tuple[Attempt, tuple[str, ...]]] = {
+    "locked-interfaces": (locked_interfaces, ("each",)),
+    "locked-routes": (locked_routes, ("each",)),
+    "locked-port": (locked_port, ("bridge",)),
+}
+UNLOCKED = ("interfaces", "routes")
+
+
+def attempts(locked: bool) -> dict[str, tuple[Attempt, tuple[str, ...]]]:
+    """What is tried without targets of a deployment: without a network, or with one that is locked."""
+    if not locked:
+        return ATTEMPTS
+    return {**{label: each for label, each in ATTEMPTS.items() if label not in UNLOCKED}, **LOCKED}
+
+
+def plan(targets: dict[str, list[str]], locked: bool = False) -> list[tuple[str, str]]:
     """Every (attempt, target) pair that a whole report holds, in order; the evaluation asks for exactly
     these."""
     pairs = [(attempt, target) for key, (attempt, _) in NETWORK.items() for target in targets[key]]
-    return pairs + [(attempt, target) for attempt, (_, wanted) in ATTEMPTS.items() for target in wanted]
+    return pairs + [(attempt, target) for attempt, (_, wanted) in attempts(locked).items() for target in wanted]
 
 
 def carry_out(attempt: str, target: str) -> tuple[str, str]:
     """(result, detail) of one attempt."""
-    action = next((each for label, each in NETWORK.values() if label == attempt), None) or ATTEMPTS[attempt][0]
+    action = next((each for label, each in NETWORK.values() if label == attempt), None)
+    action = action or {**ATTEMPTS, **LOCKED}[attempt][0]
     network = any(label == attempt for label, _ in NETWORK.values())
     try:
         detail = action(target)
@@ -638,9 +801,9 @@ def carry_out(attempt: str, target: str) -> tuple[str, str]:
     return "blocked", detail
 
 
-def run(targets: dict[str, list[str]]) -> list[dict[str, str]]:
+def run(targets: dict[str, list[str]], locked: bool = False) -> list[dict[str, str]]:
     """Carry out the whole plan: what may wait at the same time, the rest one after the other."""
-    pairs = plan(targets)
+    pairs = plan(targets, locked)
     results = dict.fromkeys(pairs, ("OPEN", "no verdict in time"))
     waiting = []
     labels = {label for label, _ in NETWORK.values()}
@@ -661,15 +824,39 @@ def run(targets: dict[str, list[str]]) -> list[dict[str, str]]:
     ]
 
 
-def main() -> None:
-    """Targets from standard input, the report to standard output."""
-    targets = json.load(sys.stdin)
-    if set(targets) != set(EMPTY_TARGETS) or not all(isinstance(each, str) for row in targets.values() for each in row):
+def checked_targets(given: Any) -> dict[str, list[str]]:
+    """The targets, or the end."""
+    if (
+        not isinstance(given, dict)
+        or set(given) != set(EMPTY_TARGETS)
+        or not all(isinstance(row, list) and all(isinstance(each, str) for each in row) for row in given.values())
+    ):
         sys.exit(f"targets must be lists of text for {', '.join(EMPTY_TARGETS)}")
-    json.dump(run(targets), sys.stdout)
+    return given
+
+
+def verdict(report: list[dict[str, str]]) -> list[str]:
+    """What is open, a line each."""
+    return [f"{row['attempt']} {row['target']}: {row['detail']}" for row in report if row["result"] != "blocked"]
+
+
+def main(arguments: list[str]) -> None:
+    """``[--locked] [--judge TARGETS]``: without the latter targets from standard input, the report to standard
+    output."""
+    locked = arguments[:1] == ["--locked"]
+    rest = arguments[1:] if locked else arguments
+    if rest[:1] == ["--judge"] and len(rest) == 2:
+        found = verdict(run(checked_targets(json.loads(rest[1])), locked))
+        # Of whatever length: a cluster shows the end of it, so the number of findings is the last line.
+        lines = [*found, f"isolation-probe: {len(found)} of {len(plan(json.loads(rest[1]), locked))} attempts are open"]
+        print("\n".join(lines), file=sys.stderr, flush=True)
+        os._exit(1 if found else 0)  # not waiting for a resolver that still hopes
+    if rest:
+        sys.exit("usage: probe.py [--locked] [--judge TARGETS]")
+    json.dump(run(checked_targets(json.load(sys.stdin)), locked), sys.stdout)
     sys.stdout.flush()
-    os._exit(0)  # not waiting for a resolver that still hopes
+    os._exit(0)  # the same
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

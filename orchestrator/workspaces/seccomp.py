@@ -110,6 +110,41 @@ def tightened(profile: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+#: machine → its name in the package's rules, and in the form that runtimes of clusters take
+_MACHINES = {"x86_64": ("amd64", "SCMP_ARCH_X86_64"), "aarch64": ("arm64", "SCMP_ARCH_AARCH64")}
+
+
+def for_cluster(tight: dict[str, Any], machine: str) -> dict[str, Any]:
+    """A tightened profile in the form that kubelet hands on (the runtime specification's), for one kind of machine.
+
+    That form knows no conditions: a rule for another machine, which it would take for one of this, is left out.
+
+    Raises:
+        NodeError: the machine is unknown, or a rule has a condition that nobody foresaw.
+    """
+    if machine not in _MACHINES:
+        raise NodeError(f"seccomp profile: no rules for {machine}")
+    name, architecture = _MACHINES[machine]
+    rules = []
+    for rule in tight["syscalls"]:
+        includes, excludes = rule.get("includes") or {}, rule.get("excludes") or {}
+        if unforeseen := {key for each in (includes, excludes) for key, value in each.items() if value} - {"arches"}:
+            raise NodeError(f"seccomp profile: a rule depends on {', '.join(sorted(unforeseen))}")
+        if includes.get("arches") and name not in includes["arches"]:
+            continue
+        if name in (excludes.get("arches") or ()):
+            continue
+        kept = {key: rule[key] for key in ("names", "action", "errnoRet") if key in rule}
+        rules.append({**kept, "args": rule.get("args") or []})
+    return {
+        "defaultAction": tight["defaultAction"],
+        "defaultErrnoRet": tight["defaultErrnoRet"],
+        # One only: a program of another call table is killed by its first call.
+        "architectures": [architecture],
+        "syscalls": rules,
+    }
+
+
 def load(path: Path = PROFILE) -> str:
     """The tightened profile as JSON text, ready for a :class:`~orchestrator.workspaces.spec.ContainerSpec`.
 

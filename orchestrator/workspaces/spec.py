@@ -27,7 +27,13 @@ LABEL_PART = "bulle.part"
 
 PROBE_COMMAND = ("/usr/bin/python3", "-I", "/usr/lib/bulle/probe.py")
 
-_IMAGE_ID = re.compile(r"sha256:[0-9a-f]{64}")
+#: a content id of this machine, or a name that is pinned by the digest behind it, as clusters have it
+_IMAGE_ID = re.compile(r"(?:[a-z0-9][a-z0-9._/:-]*@)?sha256:[0-9a-f]{64}")
+
+
+def pinned(image: str) -> bool:
+    """Whether a name of an image can mean one content only."""
+    return _IMAGE_ID.fullmatch(image) is not None
 
 
 class PartName(StrEnum):
@@ -93,7 +99,7 @@ class ContainerSpec:
     def __post_init__(self) -> None:
         # Names and tags can be moved to another image (CVE-2023-48311 was a variant): only content ids are
         # taken.
-        if not _IMAGE_ID.fullmatch(self.image):
+        if not pinned(self.image):
             raise SettingsError(f"image of {self.part} is {self.image!r}, not a content id sha256:…")
         if self.uid == 0 or 0 in self.groups:
             raise SettingsError(f"{self.part} would run as root")

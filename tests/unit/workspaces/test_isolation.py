@@ -108,7 +108,7 @@ def test_an_attempt_that_nobody_foresaw_counts_as_open() -> None:
 def test_negative_control_without_a_plan_a_probe_that_was_cut_short_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     report = whole()[:3]
     assert evaluate(report, TARGETS)
-    monkeypatch.setattr(probe, "plan", lambda targets: [(row["attempt"], row["target"]) for row in report])
+    monkeypatch.setattr(probe, "plan", lambda targets, locked: [(row["attempt"], row["target"]) for row in report])
     assert evaluate(report, TARGETS) == []
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import NodeError
-from orchestrator.workspaces.seccomp import load, tightened
+from orchestrator.workspaces.seccomp import for_cluster, load, tightened
 
 ALLOW, ERRNO = "SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO"
 PROFILE: dict[str, Any] = {
@@ -61,3 +61,25 @@ def test_no_workspace_without_a_profile(tmp_path: Path) -> None:
         load(tmp_path / "broken.json")
     (tmp_path / "good.json").write_text(json.dumps(PROFILE))
     assert json.loads(load(tmp_path / "good.json"))["defaultAction"] == ERRNO
+
+
+def test_a_cluster_gets_the_same_rules_without_those_of_other_machines() -> None:
+    mixed = {**PROFILE, "syscalls": [*PROFILE["syscalls"]]}
+    mixed["syscalls"].append({"names": ["breakpoint"], "action": ALLOW, "args": [], "includes": {"arches": ["arm64"]}})
+    mixed["syscalls"].append({"names": ["arch_prctl"], "action": ALLOW, "args": [], "includes": {"arches": ["amd64"]}})
+    made = for_cluster(tightened(mixed), "x86_64")
+    assert rules(made, "breakpoint") == [] and rules(made, "arch_prctl")[0]["action"] == ALLOW
+    assert made["architectures"] == ["SCMP_ARCH_X86_64"] and made["defaultAction"] == ERRNO
+    for name in ("unshare", "mount", "keyctl", "io_uring_setup"):
+        assert [rule["action"] for rule in rules(made, name)] == [ERRNO], name
+    assert [rule["args"][0]["value"] for rule in rules(made, "socket")] == [1, 2, 10, 16]
+    assert all(rule.keys() <= {"names", "action", "errnoRet", "args"} for rule in made["syscalls"])
+
+
+def test_a_condition_that_the_cluster_s_form_cannot_say_is_refused() -> None:
+    tight = tightened(PROFILE)
+    tight["syscalls"].append({"names": ["ptrace"], "action": ALLOW, "args": [], "includes": {"minKernel": "4.8"}})
+    with pytest.raises(NodeError, match="minKernel"):
+        for_cluster(tight, "x86_64")
+    with pytest.raises(NodeError, match="riscv64"):
+        for_cluster(tightened(PROFILE), "riscv64")

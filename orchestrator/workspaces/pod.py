@@ -1,0 +1,309 @@
+"""A workspace on Kubernetes: one pod of three containers, by a pure function from the same specification as elsewhere.
+
+Two callers: the part that creates the pod, and the node agent, which compares the pod that asks it for a volume with
+what this function says (:mod:`orchestrator.workspaces.pod_differences`). So whoever can create pods in a project's
+namespace gets data into no pod but this one.
+
+Each control stands here as a value, with the attack that it stops; ``tests/unit/workspaces/test_pod.py`` holds every
+pod against Pod Security *restricted*, and ``tests/cluster/test_pod.py`` attacks one from the inside.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.config import Kubernetes, Settings, Uid
+from orchestrator.errors import SettingsError
+from orchestrator.terms import Grant
+from orchestrator.workspaces import isolation
+from orchestrator.workspaces.spec import (
+    BRIDGE_PORT,
+    LABEL_DEPLOYMENT,
+    LABEL_PART,
+    LABEL_SESSION,
+    PROBE_COMMAND,
+    ContainerSpec,
+    Images,
+    PartName,
+    Tmpfs,
+    WorkspacePaths,
+    pinned,
+    workspace_specs,
+)
+
+DRIVER = "workspace.bulle"
+#: keys of a volume's attributes: what it is, and for a folder in RAM whose and where
+KIND, PART, TARGET = "bulle/kind", "bulle/part", "bulle/target"
+TMPFS = "tmpfs"
+#: name of the service account under which workspaces run; it may do nothing, and its token is in no container
+ACCOUNT = "bulle-workspace"
+#: where kubelet finds the system-call filter that the node agent puts there (below its folder for such profiles)
+SECCOMP = "bulle/workspace.json"
+LOCK, PROBE = "network-lock", "isolation-probe"
+LOCK_COMMAND = ("/usr/lib/bulle/network-lock", str(Uid.BRIDGE), str(BRIDGE_PORT))
+
+#: kubelet shows a file of the node here, which all may write, and copies it into the cluster's API when the container
+#: ends: behind a folder that is root's alone (mode 0700 in both images), no program of a workspace gets there
+_UNREACHABLE = "/root/termination-log"
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+#: what a session mounts late, when the probe has passed; the probe's container has none of them
+_LATE = ("view", "home", "project")
+
+Manifest = dict[str, Any]
+
+
+def namespace_of(project_id: str, cluster: Kubernetes) -> str:
+    """The namespace of a project. Made from the project's id, and never read back into one."""
+    return f"{cluster.project_prefix}-{project_id}"
+
+
+def pod_name(session: str) -> str:
+    """Name of a session's pod and of its secret."""
+    return f"ws-{session}"
+
+
+def folders_in_ram(spec: ContainerSpec) -> tuple[Tmpfs, ...]:
+    """Every folder in RAM of a container. In a pod that is ``/dev/shm`` too: the one that a pod brings is shared by
+    all its containers, and the researcher must share no memory with what is trusted."""
+    return (*spec.tmpfs, Tmpfs("/dev/shm", spec.shm_mb, 0o1777))  # noqa: S108 - a tmpfs of the container's own
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A volume of a pod that the node agent fills, and its place in one container."""
+
+    name: str
+    attributes: Mapping[str, str]
+    #: whether no container has it writable
+    read_only: bool
+    target: str
+    read_only_there: bool
+    late: bool
+
+    def manifest(self, secret: str) -> Manifest:
+        """As the pod names it."""
+        csi = {
+            "driver": DRIVER,
+            "readOnly": self.read_only,
+            "volumeAttributes": dict(self.attributes),
+            # The grant goes from the secret to the node agent: it is in no container, and in no file of the pod.
+            "nodePublishSecretRef": {"name": secret},
+        }
+        return {"name": self.name, "csi": csi}
+
+    def mount(self) -> Manifest:
+        """As the container names it."""
+        made: Manifest = {"name": self.name, "mountPath": self.target, "readOnly": self.read_only_there}
+        if self.late:
+            # What the agent mounts on it afterwards shows in the running container.
+            made["mountPropagation"] = "HostToContainer"
+        return made
+
+
+def volumes_of(spec: ContainerSpec, paths: WorkspacePaths) -> list[Volume]:
+    """Every volume of a container."""
+    found = []
+    for mount in spec.mounts:
+        kind = mount.source.relative_to(paths.root).name
+        kind = "view" if kind == "data" else kind
+        found.append(
+            Volume(
+                name=kind,
+                attributes={KIND: kind},
+                # What is shared is shared as one volume; the read-only side is said at the container.
+                read_only=kind in ("view", "display", "sandbox", "bridge"),
+                target=mount.target,
+                read_only_there=mount.read_only,
+                late=kind in _LATE,
+            )
+        )
+    for each in folders_in_ram(spec):
+        name = f"{spec.part}{each.target.replace('/', '-')}"
+        attributes = {KIND: TMPFS, PART: spec.part.value, TARGET: each.target}
+        found.append(Volume(name, attributes, False, each.target, False, False))
+    return found
+
+
+def workspace_pod(grant: Grant, settings: Settings, images: Images, lock_image: str) -> Manifest:
+    """The pod of the session that ``grant`` allows, as JSON for the cluster's API.
+
+    Of the grant only the session's and the project's id are used; who a session belongs to is in no object of the
+    cluster. ``lock_image`` holds the network lock; it is the gateway's.
+
+    Raises:
+        SettingsError: ``settings.kubernetes`` is not set, or an image is not named by its content.
+    """
+    cluster = settings.kubernetes
+    if cluster is None:
+        raise SettingsError("kubernetes: is not set, so there is no pod to make")
+    paths = WorkspacePaths.of(settings.layout.mounts, grant.session)
+    specs = workspace_specs(grant, settings, images, paths)
+    sandbox = next(spec for spec in specs if spec.part is PartName.SANDBOX)
+    volumes = {volume.name: volume for spec in specs for volume in volumes_of(spec, paths)}
+    name = pod_name(grant.session)
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": name,
+            "namespace": namespace_of(grant.project_id, cluster),
+            "labels": {
+                LABEL_DEPLOYMENT: settings.deployment,
+                LABEL_SESSION: grant.session,
+                LABEL_PART: "workspace",
+            },
+            "annotations": {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false"},
+        },
+        "spec": {
+            "serviceAccountName": ACCOUNT,
+            # Stops: a sandbox that asks the cluster's API with a token it was handed.
+            "automountServiceAccountToken": False,
+            # Stops: addresses of other services in the environment.
+            "enableServiceLinks": False,
+            "hostNetwork": False,
+            "hostPID": False,
+            "hostIPC": False,
+            # Stops: one container that looks into, or signals, the processes of another.
+            "shareProcessNamespace": False,
+            # Stops: a sandbox that is started again beside a bridge of before; a session has one life.
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 2,
+            # Nobody in there needs a name, and a resolver of the cluster that hands questions on is a way out.
+            "dnsPolicy": "None",
+            "dnsConfig": {"nameservers": ["127.0.0.1"]},
+            "hostname": "workspace",
+            "securityContext": {
+                "runAsNonRoot": True,
+                "seccompProfile": {"type": "Localhost", "localhostProfile": SECCOMP},
+                # Stops: a ping, for which no capability is needed in many clusters.
+                "sysctls": [{"name": "net.ipv4.ping_group_range", "value": "1 0"}],
+            },
+            "initContainers": [_lock(lock_image, cluster), _probe(sandbox, paths, settings)],
+            "containers": [_container(spec, volumes_of(spec, paths)) for spec in specs],
+            "volumes": [volume.manifest(name) for volume in volumes.values()],
+            **_placement(cluster),
+        },
+    }
+
+
+def _placement(cluster: Kubernetes) -> Manifest:
+    found: Manifest = {}
+    if cluster.runtime_class:
+        found["runtimeClassName"] = cluster.runtime_class
+    if cluster.priority_class:
+        found["priorityClassName"] = cluster.priority_class
+    if cluster.node_selector:
+        found["nodeSelector"] = dict(cluster.node_selector)
+    if cluster.tolerations:
+        found["tolerations"] = [each.model_dump(exclude_none=True) for each in cluster.tolerations]
+    if cluster.image_pull_secrets:
+        found["imagePullSecrets"] = [{"name": each} for each in cluster.image_pull_secrets]
+    return found
+
+
+def _security(uid: int, group: int) -> Manifest:
+    return {
+        "allowPrivilegeEscalation": False,
+        "privileged": False,
+        "readOnlyRootFilesystem": True,
+        "runAsNonRoot": True,
+        "runAsUser": uid,
+        "runAsGroup": group,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def _group(spec: ContainerSpec) -> int:
+    """The container's group. Supplementary groups are the whole pod's in Kubernetes, and the sandbox must not be in
+    that of the RFB socket: so who shares one has it as their only group."""
+    if len(spec.groups) > 1:
+        raise SettingsError(f"{spec.part} has more groups than a container of a pod can have")
+    return spec.groups[0] if spec.groups else spec.uid
+
+
+def _alone(command: Sequence[str], environment: Sequence[tuple[str, str]], *, quiet: bool = True) -> list[str]:
+    """``command`` as a container's, with what a pod cannot say.
+
+    - no core dumps, now and for all that it starts. Stops: plaintext on a disk of the node
+    - an environment of these names only. Stops: what the cluster adds (its API's address, at least)
+    - ``quiet``: no output. Stops: what a researcher's program prints, in a file of kubelet's on a disk of the node
+    """
+    words = ["/usr/bin/env", "-i", f"PATH={_PATH}", *(f"{name}={value}" for name, value in environment), *command]
+    return ["/bin/sh", "-c", f"ulimit -c 0 && exec {shlex.join(words)}{' </dev/null >/dev/null 2>&1' if quiet else ''}"]
+
+
+def _container(spec: ContainerSpec, volumes: Sequence[Volume]) -> Manifest:
+    made: Manifest = {
+        "name": spec.part.value,
+        "image": spec.image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": _alone(spec.command, spec.environment),
+        "workingDir": "/",
+        "securityContext": _security(spec.uid, _group(spec)),
+        "resources": {
+            "limits": {"cpu": f"{int(spec.cpus * 1000)}m", "memory": f"{spec.memory_mb}Mi"},
+            # Processors are shared; the memory asked for is what an idle desktop needs.
+            "requests": {"cpu": "50m", "memory": f"{min(spec.memory_mb, 512)}Mi"},
+        },
+        "volumeMounts": [volume.mount() for volume in volumes],
+        "terminationMessagePath": _UNREACHABLE,
+        "terminationMessagePolicy": "File",
+    }
+    if spec.part is PartName.BRIDGE:
+        made["ports"] = [{"name": "bridge", "containerPort": BRIDGE_PORT, "protocol": "TCP"}]
+        made["readinessProbe"] = {"tcpSocket": {"port": BRIDGE_PORT}, "periodSeconds": 1, "failureThreshold": 60}
+    return made
+
+
+def _lock(image: str, cluster: Kubernetes) -> Manifest:
+    """The network lock: for its few milliseconds it may change the pod's network, and then it is gone.
+
+    The one container that is not as Pod Security *restricted* wants it: root, with ``NET_ADMIN``.
+    """
+    if not pinned(image):
+        raise SettingsError(f"image of the network lock is {image!r}, not named by its content")
+    security = {
+        **_security(0, 0),
+        "runAsNonRoot": False,
+        "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    return {
+        "name": LOCK,
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": [*LOCK_COMMAND, *cluster.hub],
+        "workingDir": "/",
+        "securityContext": security,
+        "resources": {"limits": {"cpu": "1", "memory": "64Mi"}, "requests": {"cpu": "10m", "memory": "16Mi"}},
+        "terminationMessagePath": _UNREACHABLE,
+        # What it says is its own: that the network could not be locked, and why.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+
+
+def _probe(sandbox: ContainerSpec, paths: WorkspacePaths, settings: Settings) -> Manifest:
+    """The isolation probe, as the researcher's user in the researcher's image; what it finds fails the pod.
+
+    It judges its own report (``--judge``) because an init container can only end well or ill. The program is the one
+    of the image that is pinned by its digest, and the researcher has not been in this pod yet. It has what the sandbox
+    has but the folders that hold data, so what it says, in the pod's status, can hold none.
+    """
+    targets = json.dumps(isolation.targets_of(settings), sort_keys=True)
+    command = (*PROBE_COMMAND, "--locked", "--judge", targets)
+    return {
+        "name": PROBE,
+        "image": sandbox.image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": _alone(command, sandbox.environment, quiet=False),
+        "workingDir": "/",
+        "securityContext": _security(sandbox.uid, _group(sandbox)),
+        "resources": {"limits": {"cpu": "1", "memory": "256Mi"}, "requests": {"cpu": "50m", "memory": "32Mi"}},
+        "volumeMounts": [volume.mount() for volume in volumes_of(sandbox, paths) if not volume.late],
+        "terminationMessagePath": _UNREACHABLE,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
