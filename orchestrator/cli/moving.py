@@ -13,6 +13,7 @@ from rich.markup import escape
 from orchestrator.cli.call import As, actor
 from orchestrator.cli.context import open_audit, open_governance, open_settings, settings_file
 from orchestrator.config import Settings
+from orchestrator.errors import SecondPersonError
 from orchestrator.governance.identity import OPERATOR
 from orchestrator.terms import Event, Outcome
 
@@ -133,21 +134,25 @@ def project_export(
     out: Annotated[Path, typer.Option(metavar="FILE", help="File to write.")],
     by: As = OPERATOR,
 ) -> None:
-    """Let a project leave for another deployment, with its data, homes and folder (a custodian who is not in it)."""
+    """Write a project for another deployment: a custodian who is not in it decides it here, or did in the portal."""
     from orchestrator.moving.leaving import export  # noqa: PLC0415
 
     settings = open_settings()
-    report = export(
-        settings,
-        open_governance(settings),
-        _ring(settings),
-        open_audit(settings),
-        by=actor(by),
-        slug=slug,
-        recipient=recipient,
-        out=out,
-        clock=_now,
-    )
+    try:
+        report = export(
+            settings,
+            open_governance(settings),
+            _ring(settings),
+            open_audit(settings),
+            by=actor(by),
+            slug=slug,
+            recipient=recipient,
+            out=out,
+            clock=_now,
+        )
+    except SecondPersonError as noted:
+        _console.print(f"[yellow]…[/] {escape(noted.message)}", soft_wrap=True)
+        return
     _said(f"project {slug} is in {out}: {len(report.tables)} tables, {report.folders} folders")
     for name, copied in report.in_use.items():
         _warned(f"{name} was in use: {copied}")

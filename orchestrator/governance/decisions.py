@@ -78,6 +78,7 @@ SIGNED = frozenset(
         "passkey.vouch",
         "permit.approve",
         "project.activate",
+        "project.export",
         "project.retain",
     }
 )

@@ -78,12 +78,14 @@ class Moving(Desk):
 
         Raises:
             RefusedError: the rules forbid it, or the project is not in effect.
+            SecondPersonError: it waits for a second person.
         """
         with self._change(by, Action.PROJECT_EXPORT, project=slug, recipient=recipient) as change:
             project = project_named(change.session, slug)
             self._judge(change, project)
             if project.state not in MOVABLE:
                 raise RefusedError(f"project '{slug}' is {project.state}, and only one that is in effect can leave")
+            self._decide(change, project, recipient=recipient)
 
     def leaving(self, slug: str) -> tuple[Moved, PermitRecord | None]:
         """What travels of a project, in one moment, and the permit in force. Raises NotFoundError."""

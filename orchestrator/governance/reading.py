@@ -62,6 +62,7 @@ _POSSIBLE: Mapping[Action, tuple[ProjectState, ...]] = {
     Action.PROJECT_RESUME: (ProjectState.SUSPENDED,),
     Action.PROJECT_CLOSE: OPEN,
     Action.PROJECT_RETAIN: (ProjectState.CLOSED,),
+    Action.PROJECT_EXPORT: (ProjectState.ACTIVE, ProjectState.SUSPENDED),
     Action.QUOTA_SET: OPEN,
     Action.APPLICATION_AMEND: (ProjectState.ACTIVE, ProjectState.SUSPENDED),
     Action.MEMBER_INVITE: OPEN,

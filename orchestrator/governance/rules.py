@@ -228,6 +228,7 @@ DECISIONS = frozenset(
         Action.PROJECT_RESUME,
         # Brings forward the day on which keys are destroyed for good: one person alone need not be able to.
         Action.PROJECT_RETAIN,
+        Action.PROJECT_EXPORT,
         Action.APPLICATION_APPROVE,
         Action.PERMIT_APPROVE,
         Action.MEMBER_APPROVE,

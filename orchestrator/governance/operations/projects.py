@@ -38,6 +38,12 @@ class Retaining(OneProject):
     until: AwareDatetime
 
 
+class Exporting(OneProject):
+    """A project, and the deployment that it may go to, by its transfer key (``bulle transfer key`` there)."""
+
+    recipient: Annotated[str, Field(pattern=r"^age1[02-9ac-hj-np-z]{58}$")]
+
+
 class Finding(Value):
     """Which projects; ``after`` is the last name of the page before."""
 
@@ -136,5 +142,15 @@ OPERATIONS: tuple[Operation, ...] = (
         Retaining,
         ProjectRecord,
         lambda governance, by, asked: governance.retain_project(by, asked.project, asked.until),
+    ),
+    Operation(
+        "project.export",
+        "POST",
+        "/projects/{project}/export",
+        "Let a project leave for another deployment",
+        Scope.DECIDE,
+        Exporting,
+        None,
+        lambda governance, by, asked: governance.decide_export(by, asked.project, asked.recipient),
     ),
 )

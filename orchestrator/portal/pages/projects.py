@@ -40,6 +40,7 @@ ACTS = (
     Act("project.activate", _marked("The project is active.")),
     Act("project.suspend", _marked("The project is suspended. What ran in it ends within seconds.")),
     Act("project.close", _marked("The project is closed. What ran in it ends within seconds.")),
+    Act("project.export", _marked("Decided. The administrator of the machine writes the file now.")),
     Act("project.retain", _marked("The day on which the keys are destroyed is set.")),
     Act("member.invite", _marked("Invited. It is theirs to accept now.")),
     Act("member.request", _marked("Asked. Whoever decides sees it in their inbox.")),

@@ -114,6 +114,7 @@ MAY = {
     "custodian": {
         "project.suspend",
         "project.close",
+        "project.export",
         "quota.set",
         "member.invite",
         "member.request",

@@ -8,16 +8,27 @@ import json
 import os
 import tarfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jwt
 import pyrage
 import pytest
+import yaml
 
 from orchestrator.audit import AuditLog
+from orchestrator.config import load_settings
 from orchestrator.data.sealed import SealedFile
-from orchestrator.errors import AuditError, BulleError, ConflictError, CustodyError, InputError, RefusedError
+from orchestrator.errors import (
+    AuditError,
+    BulleError,
+    ConflictError,
+    CustodyError,
+    InputError,
+    RefusedError,
+    SecondPersonError,
+)
 from orchestrator.governance.identity import OPERATOR
 from orchestrator.governance.keys import GRANT_KEY, load_private_key
 from orchestrator.governance.states import PlatformRole
@@ -194,7 +205,7 @@ def test_only_a_custodian_lets_a_project_leave(source: Deployment, destination: 
     with pytest.raises(RefusedError, match=r"project\.export"):
         sent(source, destination, by=by)
     assert not (source.folder / "project.age").exists()
-    assert source.kinds()[-1] == ("project.export", "refused")
+    assert by == OPERATOR or source.kinds()[-1] == ("project.export", "refused")
     assert not [kind for kind, _ in source.kinds() if kind in ("key.release", "export.write")]
 
 
@@ -470,3 +481,39 @@ def test_an_import_that_is_killed_is_taken_back_by_the_next(
 def _nothing_beside(folder: Path) -> Iterator[None]:
     yield
     assert not [path for path in folder.rglob(".leaving-*")]
+
+
+def test_the_operator_writes_what_a_custodian_decided_elsewhere_and_once(
+    source: Deployment, destination: Deployment
+) -> None:
+    source.governance().decide_export("custodian", "sleep", key_of(destination))
+    other = Deployment.make(source.folder, "other")
+    with pytest.raises(RefusedError, match="no custodian decided"):
+        sent(source, other, by=OPERATOR)
+    report = taken_in(destination, sent(source, destination, by=OPERATOR), source)
+    assert report.decided_by == "custodian"
+    with pytest.raises(RefusedError, match="no custodian decided"):
+        sent(source, destination, "again", by=OPERATOR)
+
+
+def test_a_decision_does_not_wait_for_ever(source: Deployment, destination: Deployment) -> None:
+    source.governance().decide_export("custodian", "sleep", key_of(destination))
+    audit, now = source.audit(), clock()
+    assert leaving.decided_by(audit, "sleep", key_of(destination), now) == "custodian"
+    with pytest.raises(RefusedError, match="no custodian decided"):
+        leaving.decided_by(audit, "sleep", key_of(destination), now + leaving.DECIDED_FOR * 1.01)
+
+
+def test_two_people_where_the_deployment_wants_them(source: Deployment, destination: Deployment) -> None:
+    governance = source.governance()
+    governance.add_person(OPERATOR, "second", "Second", "second@example.org")
+    governance.add_role(OPERATOR, "second", PlatformRole.CUSTODIAN)
+    told = yaml.safe_load(source.settings_file.read_text())
+    source.settings_file.write_text(yaml.safe_dump({**told, "governance": {"two_person": ["project.export"]}}))
+    strict = replace(source, settings=load_settings(source.settings_file))
+    for _ in range(2):  # the same one twice is one
+        with pytest.raises(SecondPersonError):
+            sent(strict, destination)
+    with pytest.raises(RefusedError):
+        sent(strict, destination, by=OPERATOR)
+    taken_in(destination, sent(strict, destination, by="second"), source)

@@ -282,6 +282,13 @@ CASES: tuple[Case, ...] = (
     Case("project.suspend", _SLEEP, Action.PROJECT_SUSPEND, "sleep", does="admin"),
     Case("project.close", _SLEEP, Action.PROJECT_CLOSE, "sleep", does="lead"),
     Case(
+        "project.export",
+        {**_SLEEP, "recipient": "age1" + "q" * 58},
+        Action.PROJECT_EXPORT,
+        "sleep",
+        does="custodian",
+    ),
+    Case(
         "project.retain",
         {"project": "closed", "until": "2040-01-01T00:00:00Z"},
         Action.PROJECT_RETAIN,
