@@ -353,6 +353,8 @@ class Toleration(Section):
 class Kubernetes(Section):
     """How workspaces run on a cluster."""
 
+    #: kubelet's folder on the nodes, at the same path in the node agent
+    kubelet: Path = Path("/var/lib/kubelet")
     #: a project's namespace is this, '-' and the project's id
     project_prefix: Annotated[str, Field(pattern=r"^[a-z0-9](?:[-a-z0-9]{0,22}[a-z0-9])?$")] = "bulle-project"
     #: addresses and ports of the hub, the only ones to which a bridge may connect; none: TCP to anywhere

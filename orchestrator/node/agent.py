@@ -36,7 +36,7 @@ from orchestrator.metrics.exposed import expose
 from orchestrator.node import measures, mounts
 from orchestrator.node.catalogue_views import CatalogueViews
 from orchestrator.node.closings import CLOSING_SECONDS, Closer
-from orchestrator.node.csi import csi_server
+from orchestrator.node.csi import GrantVolumes, csi_server
 from orchestrator.node.door import door_app
 from orchestrator.node.folders import Folders
 from orchestrator.node.grants import GrantDesk, chain_wanted
@@ -236,7 +236,7 @@ def serve(settings: Settings, parts: Callable[[Settings], Parts] = real_parts) -
             (CLOSING_SECONDS, closer.round),
         ]
     )
-    csi = csi_server(volumes, desk, layout.socket("csi"), _version())
+    csi = csi_server(GrantVolumes(volumes, desk), layout.socket("csi"), running_version())
     csi.start()
     layout.socket("csi").chmod(0o600)
     door = door_socket(layout.socket("door"))
@@ -296,7 +296,8 @@ def _follow(sessions: Sessions, volumes: Volumes, watch: Watch, journal: Journal
     measures.follow_machine(machine_of, folder)
 
 
-def _version() -> str:
+def running_version() -> str:
+    """The version of this program."""
     try:
         return version("bulle")
     except PackageNotFoundError:

@@ -22,9 +22,10 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import wrappers_pb2 as google_dot_protobuf_dot_wrappers__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1borchestrator/node/csi.proto\x12\x06\x63si.v1\"\x16\n\x14GetPluginInfoRequest\"=\n\x15GetPluginInfoResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0evendor_version\x18\x02 \x01(\t\"\x1e\n\x1cGetPluginCapabilitiesRequest\"\x1f\n\x1dGetPluginCapabilitiesResponse\"\x0e\n\x0cProbeRequest\"\x0f\n\rProbeResponse\"\x9f\x03\n\x10VolumeCapability\x12\x33\n\x05mount\x18\x02 \x01(\x0b\x32$.csi.v1.VolumeCapability.MountVolume\x12\x38\n\x0b\x61\x63\x63\x65ss_mode\x18\x03 \x01(\x0b\x32#.csi.v1.VolumeCapability.AccessMode\x1a\x33\n\x0bMountVolume\x12\x0f\n\x07\x66s_type\x18\x01 \x01(\t\x12\x13\n\x0bmount_flags\x18\x02 \x03(\t\x1a\xe6\x01\n\nAccessMode\x12\x36\n\x04mode\x18\x01 \x01(\x0e\x32(.csi.v1.VolumeCapability.AccessMode.Mode\"\x9f\x01\n\x04Mode\x12\x0b\n\x07UNKNOWN\x10\x00\x12\x16\n\x12SINGLE_NODE_WRITER\x10\x01\x12\x1b\n\x17SINGLE_NODE_READER_ONLY\x10\x02\x12\x1a\n\x16MULTI_NODE_READER_ONLY\x10\x03\x12\x1c\n\x18MULTI_NODE_SINGLE_WRITER\x10\x04\x12\x1b\n\x17MULTI_NODE_MULTI_WRITER\x10\x05\"\x9f\x04\n\x18NodePublishVolumeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12M\n\x0fpublish_context\x18\x02 \x03(\x0b\x32\x34.csi.v1.NodePublishVolumeRequest.PublishContextEntry\x12\x1b\n\x13staging_target_path\x18\x03 \x01(\t\x12\x13\n\x0btarget_path\x18\x04 \x01(\t\x12\x33\n\x11volume_capability\x18\x05 \x01(\x0b\x32\x18.csi.v1.VolumeCapability\x12\x10\n\x08readonly\x18\x06 \x01(\x08\x12>\n\x07secrets\x18\x07 \x03(\x0b\x32-.csi.v1.NodePublishVolumeRequest.SecretsEntry\x12K\n\x0evolume_context\x18\x08 \x03(\x0b\x32\x33.csi.v1.NodePublishVolumeRequest.VolumeContextEntry\x1a\x35\n\x13PublishContextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cSecretsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x34\n\x12VolumeContextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x1b\n\x19NodePublishVolumeResponse\"D\n\x1aNodeUnpublishVolumeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\x13\n\x0btarget_path\x18\x02 \x01(\t\"\x1d\n\x1bNodeUnpublishVolumeResponse\"\x1c\n\x1aNodeGetCapabilitiesRequest\"\x1d\n\x1bNodeGetCapabilitiesResponse\"\x14\n\x12NodeGetInfoRequest\"&\n\x13NodeGetInfoResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\t2\xfa\x01\n\x08Identity\x12N\n\rGetPluginInfo\x12\x1c.csi.v1.GetPluginInfoRequest\x1a\x1d.csi.v1.GetPluginInfoResponse\"\x00\x12\x66\n\x15GetPluginCapabilities\x12$.csi.v1.GetPluginCapabilitiesRequest\x1a%.csi.v1.GetPluginCapabilitiesResponse\"\x00\x12\x36\n\x05Probe\x12\x14.csi.v1.ProbeRequest\x1a\x15.csi.v1.ProbeResponse\"\x00\x32\xf0\x02\n\x04Node\x12Z\n\x11NodePublishVolume\x12 .csi.v1.NodePublishVolumeRequest\x1a!.csi.v1.NodePublishVolumeResponse\"\x00\x12`\n\x13NodeUnpublishVolume\x12\".csi.v1.NodeUnpublishVolumeRequest\x1a#.csi.v1.NodeUnpublishVolumeResponse\"\x00\x12`\n\x13NodeGetCapabilities\x12\".csi.v1.NodeGetCapabilitiesRequest\x1a#.csi.v1.NodeGetCapabilitiesResponse\"\x00\x12H\n\x0bNodeGetInfo\x12\x1a.csi.v1.NodeGetInfoRequest\x1a\x1b.csi.v1.NodeGetInfoResponse\"\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1borchestrator/node/csi.proto\x12\x06\x63si.v1\x1a\x1egoogle/protobuf/wrappers.proto\"\x16\n\x14GetPluginInfoRequest\"=\n\x15GetPluginInfoResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0evendor_version\x18\x02 \x01(\t\"\x1e\n\x1cGetPluginCapabilitiesRequest\"\x1f\n\x1dGetPluginCapabilitiesResponse\"\x0e\n\x0cProbeRequest\":\n\rProbeResponse\x12)\n\x05ready\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.BoolValue\"\xb3\x04\n\x10VolumeCapability\x12\x35\n\x05\x62lock\x18\x01 \x01(\x0b\x32$.csi.v1.VolumeCapability.BlockVolumeH\x00\x12\x35\n\x05mount\x18\x02 \x01(\x0b\x32$.csi.v1.VolumeCapability.MountVolumeH\x00\x12\x38\n\x0b\x61\x63\x63\x65ss_mode\x18\x03 \x01(\x0b\x32#.csi.v1.VolumeCapability.AccessMode\x1a\x33\n\x0bMountVolume\x12\x0f\n\x07\x66s_type\x18\x01 \x01(\t\x12\x13\n\x0bmount_flags\x18\x02 \x03(\t\x1a\xa3\x02\n\nAccessMode\x12\x36\n\x04mode\x18\x01 \x01(\x0e\x32(.csi.v1.VolumeCapability.AccessMode.Mode\"\xdc\x01\n\x04Mode\x12\x0b\n\x07UNKNOWN\x10\x00\x12\x16\n\x12SINGLE_NODE_WRITER\x10\x01\x12\x1b\n\x17SINGLE_NODE_READER_ONLY\x10\x02\x12\x1a\n\x16MULTI_NODE_READER_ONLY\x10\x03\x12\x1c\n\x18MULTI_NODE_SINGLE_WRITER\x10\x04\x12\x1b\n\x17MULTI_NODE_MULTI_WRITER\x10\x05\x12\x1d\n\x19SINGLE_NODE_SINGLE_WRITER\x10\x06\x12\x1c\n\x18SINGLE_NODE_MULTI_WRITER\x10\x07\x1a\r\n\x0b\x42lockVolumeB\r\n\x0b\x61\x63\x63\x65ss_type\"\x9f\x04\n\x18NodePublishVolumeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12M\n\x0fpublish_context\x18\x02 \x03(\x0b\x32\x34.csi.v1.NodePublishVolumeRequest.PublishContextEntry\x12\x1b\n\x13staging_target_path\x18\x03 \x01(\t\x12\x13\n\x0btarget_path\x18\x04 \x01(\t\x12\x33\n\x11volume_capability\x18\x05 \x01(\x0b\x32\x18.csi.v1.VolumeCapability\x12\x10\n\x08readonly\x18\x06 \x01(\x08\x12>\n\x07secrets\x18\x07 \x03(\x0b\x32-.csi.v1.NodePublishVolumeRequest.SecretsEntry\x12K\n\x0evolume_context\x18\x08 \x03(\x0b\x32\x33.csi.v1.NodePublishVolumeRequest.VolumeContextEntry\x1a\x35\n\x13PublishContextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cSecretsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x34\n\x12VolumeContextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x1b\n\x19NodePublishVolumeResponse\"D\n\x1aNodeUnpublishVolumeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\x13\n\x0btarget_path\x18\x02 \x01(\t\"\x1d\n\x1bNodeUnpublishVolumeResponse\"\x1c\n\x1aNodeGetCapabilitiesRequest\"\x1d\n\x1bNodeGetCapabilitiesResponse\"\x14\n\x12NodeGetInfoRequest\"&\n\x13NodeGetInfoResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\t2\xfa\x01\n\x08Identity\x12N\n\rGetPluginInfo\x12\x1c.csi.v1.GetPluginInfoRequest\x1a\x1d.csi.v1.GetPluginInfoResponse\"\x00\x12\x66\n\x15GetPluginCapabilities\x12$.csi.v1.GetPluginCapabilitiesRequest\x1a%.csi.v1.GetPluginCapabilitiesResponse\"\x00\x12\x36\n\x05Probe\x12\x14.csi.v1.ProbeRequest\x1a\x15.csi.v1.ProbeResponse\"\x00\x32\xf0\x02\n\x04Node\x12Z\n\x11NodePublishVolume\x12 .csi.v1.NodePublishVolumeRequest\x1a!.csi.v1.NodePublishVolumeResponse\"\x00\x12`\n\x13NodeUnpublishVolume\x12\".csi.v1.NodeUnpublishVolumeRequest\x1a#.csi.v1.NodeUnpublishVolumeResponse\"\x00\x12`\n\x13NodeGetCapabilities\x12\".csi.v1.NodeGetCapabilitiesRequest\x1a#.csi.v1.NodeGetCapabilitiesResponse\"\x00\x12H\n\x0bNodeGetInfo\x12\x1a.csi.v1.NodeGetInfoRequest\x1a\x1b.csi.v1.NodeGetInfoResponse\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,50 +38,52 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NODEPUBLISHVOLUMEREQUEST_SECRETSENTRY']._serialized_options = b'8\001'
   _globals['_NODEPUBLISHVOLUMEREQUEST_VOLUMECONTEXTENTRY']._loaded_options = None
   _globals['_NODEPUBLISHVOLUMEREQUEST_VOLUMECONTEXTENTRY']._serialized_options = b'8\001'
-  _globals['_GETPLUGININFOREQUEST']._serialized_start=39
-  _globals['_GETPLUGININFOREQUEST']._serialized_end=61
-  _globals['_GETPLUGININFORESPONSE']._serialized_start=63
-  _globals['_GETPLUGININFORESPONSE']._serialized_end=124
-  _globals['_GETPLUGINCAPABILITIESREQUEST']._serialized_start=126
-  _globals['_GETPLUGINCAPABILITIESREQUEST']._serialized_end=156
-  _globals['_GETPLUGINCAPABILITIESRESPONSE']._serialized_start=158
-  _globals['_GETPLUGINCAPABILITIESRESPONSE']._serialized_end=189
-  _globals['_PROBEREQUEST']._serialized_start=191
-  _globals['_PROBEREQUEST']._serialized_end=205
-  _globals['_PROBERESPONSE']._serialized_start=207
-  _globals['_PROBERESPONSE']._serialized_end=222
-  _globals['_VOLUMECAPABILITY']._serialized_start=225
-  _globals['_VOLUMECAPABILITY']._serialized_end=640
-  _globals['_VOLUMECAPABILITY_MOUNTVOLUME']._serialized_start=356
-  _globals['_VOLUMECAPABILITY_MOUNTVOLUME']._serialized_end=407
-  _globals['_VOLUMECAPABILITY_ACCESSMODE']._serialized_start=410
-  _globals['_VOLUMECAPABILITY_ACCESSMODE']._serialized_end=640
-  _globals['_VOLUMECAPABILITY_ACCESSMODE_MODE']._serialized_start=481
-  _globals['_VOLUMECAPABILITY_ACCESSMODE_MODE']._serialized_end=640
-  _globals['_NODEPUBLISHVOLUMEREQUEST']._serialized_start=643
-  _globals['_NODEPUBLISHVOLUMEREQUEST']._serialized_end=1186
-  _globals['_NODEPUBLISHVOLUMEREQUEST_PUBLISHCONTEXTENTRY']._serialized_start=1031
-  _globals['_NODEPUBLISHVOLUMEREQUEST_PUBLISHCONTEXTENTRY']._serialized_end=1084
-  _globals['_NODEPUBLISHVOLUMEREQUEST_SECRETSENTRY']._serialized_start=1086
-  _globals['_NODEPUBLISHVOLUMEREQUEST_SECRETSENTRY']._serialized_end=1132
-  _globals['_NODEPUBLISHVOLUMEREQUEST_VOLUMECONTEXTENTRY']._serialized_start=1134
-  _globals['_NODEPUBLISHVOLUMEREQUEST_VOLUMECONTEXTENTRY']._serialized_end=1186
-  _globals['_NODEPUBLISHVOLUMERESPONSE']._serialized_start=1188
-  _globals['_NODEPUBLISHVOLUMERESPONSE']._serialized_end=1215
-  _globals['_NODEUNPUBLISHVOLUMEREQUEST']._serialized_start=1217
-  _globals['_NODEUNPUBLISHVOLUMEREQUEST']._serialized_end=1285
-  _globals['_NODEUNPUBLISHVOLUMERESPONSE']._serialized_start=1287
-  _globals['_NODEUNPUBLISHVOLUMERESPONSE']._serialized_end=1316
-  _globals['_NODEGETCAPABILITIESREQUEST']._serialized_start=1318
-  _globals['_NODEGETCAPABILITIESREQUEST']._serialized_end=1346
-  _globals['_NODEGETCAPABILITIESRESPONSE']._serialized_start=1348
-  _globals['_NODEGETCAPABILITIESRESPONSE']._serialized_end=1377
-  _globals['_NODEGETINFOREQUEST']._serialized_start=1379
-  _globals['_NODEGETINFOREQUEST']._serialized_end=1399
-  _globals['_NODEGETINFORESPONSE']._serialized_start=1401
-  _globals['_NODEGETINFORESPONSE']._serialized_end=1439
-  _globals['_IDENTITY']._serialized_start=1442
-  _globals['_IDENTITY']._serialized_end=1692
-  _globals['_NODE']._serialized_start=1695
-  _globals['_NODE']._serialized_end=2063
+  _globals['_GETPLUGININFOREQUEST']._serialized_start=71
+  _globals['_GETPLUGININFOREQUEST']._serialized_end=93
+  _globals['_GETPLUGININFORESPONSE']._serialized_start=95
+  _globals['_GETPLUGININFORESPONSE']._serialized_end=156
+  _globals['_GETPLUGINCAPABILITIESREQUEST']._serialized_start=158
+  _globals['_GETPLUGINCAPABILITIESREQUEST']._serialized_end=188
+  _globals['_GETPLUGINCAPABILITIESRESPONSE']._serialized_start=190
+  _globals['_GETPLUGINCAPABILITIESRESPONSE']._serialized_end=221
+  _globals['_PROBEREQUEST']._serialized_start=223
+  _globals['_PROBEREQUEST']._serialized_end=237
+  _globals['_PROBERESPONSE']._serialized_start=239
+  _globals['_PROBERESPONSE']._serialized_end=297
+  _globals['_VOLUMECAPABILITY']._serialized_start=300
+  _globals['_VOLUMECAPABILITY']._serialized_end=863
+  _globals['_VOLUMECAPABILITY_MOUNTVOLUME']._serialized_start=488
+  _globals['_VOLUMECAPABILITY_MOUNTVOLUME']._serialized_end=539
+  _globals['_VOLUMECAPABILITY_ACCESSMODE']._serialized_start=542
+  _globals['_VOLUMECAPABILITY_ACCESSMODE']._serialized_end=833
+  _globals['_VOLUMECAPABILITY_ACCESSMODE_MODE']._serialized_start=613
+  _globals['_VOLUMECAPABILITY_ACCESSMODE_MODE']._serialized_end=833
+  _globals['_VOLUMECAPABILITY_BLOCKVOLUME']._serialized_start=835
+  _globals['_VOLUMECAPABILITY_BLOCKVOLUME']._serialized_end=848
+  _globals['_NODEPUBLISHVOLUMEREQUEST']._serialized_start=866
+  _globals['_NODEPUBLISHVOLUMEREQUEST']._serialized_end=1409
+  _globals['_NODEPUBLISHVOLUMEREQUEST_PUBLISHCONTEXTENTRY']._serialized_start=1254
+  _globals['_NODEPUBLISHVOLUMEREQUEST_PUBLISHCONTEXTENTRY']._serialized_end=1307
+  _globals['_NODEPUBLISHVOLUMEREQUEST_SECRETSENTRY']._serialized_start=1309
+  _globals['_NODEPUBLISHVOLUMEREQUEST_SECRETSENTRY']._serialized_end=1355
+  _globals['_NODEPUBLISHVOLUMEREQUEST_VOLUMECONTEXTENTRY']._serialized_start=1357
+  _globals['_NODEPUBLISHVOLUMEREQUEST_VOLUMECONTEXTENTRY']._serialized_end=1409
+  _globals['_NODEPUBLISHVOLUMERESPONSE']._serialized_start=1411
+  _globals['_NODEPUBLISHVOLUMERESPONSE']._serialized_end=1438
+  _globals['_NODEUNPUBLISHVOLUMEREQUEST']._serialized_start=1440
+  _globals['_NODEUNPUBLISHVOLUMEREQUEST']._serialized_end=1508
+  _globals['_NODEUNPUBLISHVOLUMERESPONSE']._serialized_start=1510
+  _globals['_NODEUNPUBLISHVOLUMERESPONSE']._serialized_end=1539
+  _globals['_NODEGETCAPABILITIESREQUEST']._serialized_start=1541
+  _globals['_NODEGETCAPABILITIESREQUEST']._serialized_end=1569
+  _globals['_NODEGETCAPABILITIESRESPONSE']._serialized_start=1571
+  _globals['_NODEGETCAPABILITIESRESPONSE']._serialized_end=1600
+  _globals['_NODEGETINFOREQUEST']._serialized_start=1602
+  _globals['_NODEGETINFOREQUEST']._serialized_end=1622
+  _globals['_NODEGETINFORESPONSE']._serialized_start=1624
+  _globals['_NODEGETINFORESPONSE']._serialized_end=1662
+  _globals['_IDENTITY']._serialized_start=1665
+  _globals['_IDENTITY']._serialized_end=1915
+  _globals['_NODE']._serialized_start=1918
+  _globals['_NODE']._serialized_end=2286
 # @@protoc_insertion_point(module_scope)

@@ -9,6 +9,7 @@ it. Written anew and cut down to what is used. `make proto` (python -m orchestra
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import wrappers_pb2 as _wrappers_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
@@ -108,12 +109,17 @@ Global___ProbeRequest: _TypeAlias = ProbeRequest  # noqa: Y015
 class ProbeResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    READY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def ready(self) -> _wrappers_pb2.BoolValue: ...
     def __init__(
         self,
+        *,
+        ready: _wrappers_pb2.BoolValue | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ready", b"ready"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ready", b"ready"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -160,6 +166,8 @@ class VolumeCapability(_message.Message):
             MULTI_NODE_READER_ONLY: VolumeCapability.AccessMode._Mode.ValueType  # 3
             MULTI_NODE_SINGLE_WRITER: VolumeCapability.AccessMode._Mode.ValueType  # 4
             MULTI_NODE_MULTI_WRITER: VolumeCapability.AccessMode._Mode.ValueType  # 5
+            SINGLE_NODE_SINGLE_WRITER: VolumeCapability.AccessMode._Mode.ValueType  # 6
+            SINGLE_NODE_MULTI_WRITER: VolumeCapability.AccessMode._Mode.ValueType  # 7
 
         class Mode(_Mode, metaclass=_ModeEnumTypeWrapper): ...
         UNKNOWN: VolumeCapability.AccessMode.Mode.ValueType  # 0
@@ -168,6 +176,8 @@ class VolumeCapability(_message.Message):
         MULTI_NODE_READER_ONLY: VolumeCapability.AccessMode.Mode.ValueType  # 3
         MULTI_NODE_SINGLE_WRITER: VolumeCapability.AccessMode.Mode.ValueType  # 4
         MULTI_NODE_MULTI_WRITER: VolumeCapability.AccessMode.Mode.ValueType  # 5
+        SINGLE_NODE_SINGLE_WRITER: VolumeCapability.AccessMode.Mode.ValueType  # 6
+        SINGLE_NODE_MULTI_WRITER: VolumeCapability.AccessMode.Mode.ValueType  # 7
 
         MODE_FIELD_NUMBER: _builtins.int
         mode: Global___VolumeCapability.AccessMode.Mode.ValueType
@@ -182,8 +192,24 @@ class VolumeCapability(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class BlockVolume(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        def __init__(
+            self,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    BLOCK_FIELD_NUMBER: _builtins.int
     MOUNT_FIELD_NUMBER: _builtins.int
     ACCESS_MODE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def block(self) -> Global___VolumeCapability.BlockVolume: ...
     @_builtins.property
     def mount(self) -> Global___VolumeCapability.MountVolume: ...
     @_builtins.property
@@ -191,14 +217,17 @@ class VolumeCapability(_message.Message):
     def __init__(
         self,
         *,
+        block: Global___VolumeCapability.BlockVolume | None = ...,
         mount: Global___VolumeCapability.MountVolume | None = ...,
         access_mode: Global___VolumeCapability.AccessMode | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["access_mode", b"access_mode", "mount", b"mount"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["access_mode", b"access_mode", "access_type", b"access_type", "block", b"block", "mount", b"mount"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_mode", b"access_mode", "mount", b"mount"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_mode", b"access_mode", "access_type", b"access_type", "block", b"block", "mount", b"mount"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_access_type: _TypeAlias = _typing.Literal["block", "mount"]  # noqa: Y015
+    _WhichOneofArgType_access_type: _TypeAlias = _typing.Literal["access_type", b"access_type"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_access_type) -> _WhichOneofReturnType_access_type | None: ...
 
 Global___VolumeCapability: _TypeAlias = VolumeCapability  # noqa: Y015
 

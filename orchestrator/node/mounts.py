@@ -20,6 +20,8 @@ from orchestrator.errors import NodeError
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_NOATIME = 1, 2, 4, 8, 32, 4096, 1024
 MNT_FORCE, MNT_DETACH = 1, 2
+#: what the agent's file systems are called in the mount table, by which it knows its own
+SOURCE = "bulle"
 _LOOP_CTL_GET_FREE = 0x4C82
 _LOOP_CONFIGURE = 0x4C0A
 _LO_FLAGS_AUTOCLEAR = 4
@@ -90,11 +92,11 @@ def tmpfs(target: Path, size: str, *, mode: int = 0o755, executable: bool = Fals
     flags = MS_NOSUID | MS_NODEV | (0 if executable else MS_NOEXEC)
     try:
         try:
-            _mount("bulle", target, "tmpfs", flags, f"noswap,size={size},mode={mode:o}")
+            _mount(SOURCE, target, "tmpfs", flags, f"noswap,size={size},mode={mode:o}")
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            _mount("bulle", target, "ramfs", flags, f"mode={mode:o}")
+            _mount(SOURCE, target, "ramfs", flags, f"mode={mode:o}")
     except OSError as error:
         raise _told(f"no file system in RAM at {target}", error) from error
 
@@ -110,7 +112,7 @@ def make_read_only(target: Path) -> None:
         if not kinds:
             raise OSError(errno.EINVAL, "not a mount point")
         # tmpfs refuses a remount that seems to allow swap again.
-        _mount("bulle", target, kinds[0], flags, "noswap" if kinds[0] == "tmpfs" else "")
+        _mount(SOURCE, target, kinds[0], flags, "noswap" if kinds[0] == "tmpfs" else "")
     except OSError as error:
         raise _told(f"{target} was not made read-only", error) from error
 
@@ -123,6 +125,36 @@ def bind(source: Path, target: Path) -> None:
         _mount(str(source), target, "", MS_BIND)
     except OSError as error:
         raise _told(f"{source} was not bound to {target}", error) from error
+
+
+def bind_over(source: Path, target: Path) -> None:
+    """Show ``source`` at ``target``, over what is mounted there, and in whatever has ``target`` mounted as a slave."""
+    try:
+        _mount(str(source), target, "", MS_BIND)
+    except OSError as error:
+        raise _told(f"{source} was not bound to {target}", error) from error
+
+
+def freeze(path: Path) -> None:
+    """Mount ``path`` on itself, read-only: what is bound from there afterwards is read-only wherever it propagates.
+
+    To make the bind itself read-only would be too late: its copies in other mount namespaces stay writable.
+    """
+    if is_mounted(path):
+        return
+    bind(path, path)
+    try:
+        _mount("", path, "", MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    except OSError as error:
+        unmount(path)
+        raise _told(f"{path} was not made read-only", error) from error
+
+
+def unmount_top(target: Path) -> None:
+    """Take away the last mount at ``target``, and nothing below it; in use or not."""
+    if _libc.umount2(os.fsencode(target), MNT_DETACH) < 0 and ctypes.get_errno() != errno.EINVAL:
+        code = ctypes.get_errno()
+        raise _told(f"{target} was not unmounted", OSError(code, os.strerror(code)))
 
 
 def unmount(target: Path) -> None:
@@ -233,7 +265,7 @@ class CipherMount:
                 raise _told("/dev/fuse cannot be opened", error) from error
             try:
                 options = f"fd={device},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions"
-                _mount("bulle", target, "fuse.gocryptfs", MS_NOSUID | MS_NODEV, f"{options},max_read=1048576")
+                _mount(SOURCE, target, "fuse.gocryptfs", MS_NOSUID | MS_NODEV, f"{options},max_read=1048576")
                 self._process = subprocess.Popen(
                     [
                         *("gocryptfs", "-q", "-fg", "-nosyslog", "-allow_other", "-nosuid", "-nodev", "--"),

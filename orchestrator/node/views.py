@@ -43,6 +43,20 @@ class Views:
         """
         return self._open.acquire(view_key(grant), lambda: self._build(grant, released, progress))
 
+    def place(self, grant: Grant) -> Path:
+        """Where the view of a grant is made."""
+        return self._folder / view_key(grant)
+
+    def adopt(self, grant: Grant) -> bool:
+        """Count a session as a user of the view that an earlier process of the agent built; whether it is there."""
+        target = self.place(grant)
+        found = [each for each in mounts.mounts_below(self._folder) if each.path == target]
+        # Read-only is how a finished one is known from one that was being built.
+        if not found or not all("ro" in each.options for each in found):
+            return False
+        self._open.acquire(view_key(grant), lambda: target)
+        return True
+
     def close(self, grant: Grant) -> None:
         """Give a view back; with its last session it is gone."""
         self._open.release(view_key(grant), _remove)

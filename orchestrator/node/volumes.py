@@ -126,6 +126,14 @@ class Volumes:
             with self._guard:
                 self._pending.pop(target, None)
 
+    def adopt_view(self, grant: Grant, target: Path) -> bool:
+        """Take up a view that an earlier process of the agent published at ``target``; whether it is there, whole."""
+        if not mounts.is_mounted(target) or not self._views.adopt(grant):
+            return False
+        with self._guard:
+            self._published[target] = Publication(Kind.VIEW, grant, target)
+        return True
+
     def unpublish(self, target_text: str) -> None:
         """Take a volume away; one that does not show is no error.
 
@@ -152,6 +160,10 @@ class Volumes:
         """What shows now."""
         with self._guard:
             return list(self._published.values())
+
+    def views(self) -> set[Path]:
+        """Where the views that show now are made."""
+        return {self._views.place(each.grant) for each in self.published() if each.kind is Kind.VIEW}
 
     def projects(self) -> set[str]:
         """Ids of the projects of which something shows, or is on its way."""

@@ -330,9 +330,10 @@ def test_sockets_can_be_opened_by_their_one_client_only(agent: Stage) -> None:
 
 # -- CSI ----------------------------------------------------------------------------------------------------
 def publish(stub: Any, target: Path, kind: str, grant: str, **changes: Any) -> None:
-    capability = csi_pb2.VolumeCapability(mount=csi_pb2.VolumeCapability.MountVolume())
+    mode = csi_pb2.VolumeCapability.AccessMode(mode=csi_pb2.VolumeCapability.AccessMode.SINGLE_NODE_WRITER)
+    capability = csi_pb2.VolumeCapability(mount=csi_pb2.VolumeCapability.MountVolume(), access_mode=mode)
     fields: dict[str, Any] = {
-        "volume_id": "v",
+        "volume_id": kind,
         "target_path": str(target),
         "volume_capability": capability,
         "secrets": {"grant": grant},
@@ -382,10 +383,11 @@ def test_csi_mounts_against_a_grant_only(agent: Stage) -> None:
         assert (folder / "view" / "visits" / "visits.parquet").is_file()
         with pytest.raises(OSError, match="Read-only"):
             (folder / "view" / "x").write_text("x")
-        assert code(folder / "again", "view", token) is grpc.StatusCode.ABORTED
+        assert code(folder / "again", "view", token) is grpc.StatusCode.FAILED_PRECONDITION
+        assert code(folder / "again", "view", token, volume_id="other") is grpc.StatusCode.ABORTED
         for _ in range(2):
             for kind in ("view", "home", "project"):
-                request = csi_pb2.NodeUnpublishVolumeRequest(volume_id="v", target_path=str(folder / kind))
+                request = csi_pb2.NodeUnpublishVolumeRequest(volume_id=kind, target_path=str(folder / kind))
                 node.NodeUnpublishVolume(request, timeout=30)
     assert not agent.mounted()
     for kind in ("view", "home", "project"):

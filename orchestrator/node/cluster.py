@@ -1,0 +1,166 @@
+"""The node agent of a cluster's node, composed: a CSI driver of its kubelet. No door, no engine.
+
+The same volumes, keys and rules as on one machine; what asks for them is a kubelet, and who watches the containers is
+kubelet too. When it ends it leaves running desktops alone: see docs/csi.md.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from orchestrator import logs
+from orchestrator.config import Settings
+from orchestrator.errors import BulleError, SettingsError
+from orchestrator.governance.client import AuthorityClient
+from orchestrator.governance.grants import issuer_of
+from orchestrator.governance.keys import GRANT_PUBLIC, load_public_key
+from orchestrator.keys import KeyRing, open_custodian
+from orchestrator.metrics.exposed import expose
+from orchestrator.node.agent import harden, read_images, running_version
+from orchestrator.node.catalogue_views import CatalogueViews
+from orchestrator.node.csi import csi_server
+from orchestrator.node.csi_volumes import PodVolumes
+from orchestrator.node.folders import Folders
+from orchestrator.node.grants import GrantDesk, chain_wanted
+from orchestrator.node.journal import Journal
+from orchestrator.node.pod_identity import ClusterApi, HttpsApi, PodIdentity
+from orchestrator.node.pod_watch import PodWatch
+from orchestrator.node.ports import Authority, Keys, ViewBuilder
+from orchestrator.node.registration import csi_socket, registration_server, registry_socket, write_profile
+from orchestrator.node.views import Views
+from orchestrator.node.volumes import Volumes
+from orchestrator.workspaces import seccomp
+from orchestrator.workspaces.pod import workspace_pod
+
+_log = logging.getLogger(__name__)
+_AUTHORITY_SECONDS = 3.0
+
+
+@dataclass
+class ClusterParts:
+    """What the agent works with; each can be replaced in a test."""
+
+    api: ClusterApi
+    authority: Authority
+    keys: Keys
+    builder: ViewBuilder
+    #: the tightened system-call filter as JSON text
+    seccomp: str
+
+
+def real_cluster_parts(settings: Settings) -> ClusterParts:
+    """The cluster's API, the authority and the key ring."""
+    layout = settings.layout
+    keys = KeyRing(layout.keyring, open_custodian(settings, layout))
+    return ClusterParts(
+        api=HttpsApi.of_the_cluster(),
+        authority=AuthorityClient(layout.socket("node"), timeout=_AUTHORITY_SECONDS),
+        keys=keys,
+        builder=CatalogueViews(layout.datasets, keys, settings.workspace.pseudonyms),
+        seccomp=seccomp.load(),
+    )
+
+
+def node_name() -> str:
+    """The name of this node in the cluster: ``BULLE_NODE``, from the pod's ``spec.nodeName``; else the machine's."""
+    return os.environ.get("BULLE_NODE") or socket.gethostname()
+
+
+def pod_volumes(settings: Settings, parts: ClusterParts, journal: Journal, node: str) -> PodVolumes:
+    """The volumes of this node's pods.
+
+    Raises:
+        SettingsError: ``kubernetes`` is not set.
+    """
+    cluster, layout = settings.kubernetes, settings.layout
+    if cluster is None:
+        raise SettingsError("kubernetes: is not set, so this is no node of a cluster")
+
+    def now() -> datetime:
+        return datetime.now(UTC)
+
+    public_key = load_public_key(layout.public / GRANT_PUBLIC)
+    images = read_images(layout)
+    volumes = Volumes(
+        allowed=layout.mounts / "ws",
+        limits=settings.workspace.limits,
+        views=Views(layout.mounts, parts.builder),
+        folders=Folders(layout, parts.keys),
+        builder=parts.builder,
+        journal=journal,
+    )
+    return PodVolumes(
+        settings,
+        kubelet=cluster.kubelet,
+        images=images,
+        volumes=volumes,
+        desk=GrantDesk(public_key, issuer_of(settings.deployment), now, chain_wanted(settings)),
+        identity=PodIdentity(
+            parts.api, cluster, node, lambda grant: workspace_pod(grant, settings, images, images.gateway)
+        ),
+        journal=journal,
+        clock=now,
+    )
+
+
+def serve_cluster(
+    settings: Settings,
+    parts: Callable[[Settings], ClusterParts] = real_cluster_parts,
+    end: threading.Event | None = None,
+) -> None:
+    """Run the driver until SIGTERM, SIGINT or ``end``. What is published stays.
+
+    Raises:
+        BulleError: it cannot begin: a part is missing, what an earlier one left cannot be taken up or removed, or
+            the start cannot be audited.
+    """
+    logs.configure("node", settings.logs)
+    harden()
+    with_parts = parts(settings)
+    journal = Journal(with_parts.authority)
+    node = node_name()
+    volumes = pod_volumes(settings, with_parts, journal, node)
+    taken_up, gone = volumes.recover()
+    journal.done("node.start", containers=taken_up, mounts=gone)
+    kubelet = _kubelet(settings)
+    write_profile(kubelet, seccomp.for_cluster(json.loads(with_parts.seccomp), platform.machine()))
+    watch = PodWatch(volumes, with_parts.authority, journal, settings.reconcile_seconds)
+    csi_socket(kubelet).parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+    driver = csi_server(volumes, csi_socket(kubelet), running_version(), node)
+    registry, _ = registration_server(kubelet)
+    ended = end or threading.Event()
+    if end is None:
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, lambda *_: ended.set())
+    driver.start()
+    # Only when the driver answers: kubelet calls it as soon as it is told of it.
+    registry.start()
+    watch.start()
+    expose("node", settings)
+    _log.info("serving %s for node %s; %d sessions taken up", csi_socket(kubelet), node, taken_up)
+    try:
+        ended.wait()
+    finally:
+        registry.stop(grace=0).wait()
+        driver.stop(grace=5).wait()
+        watch.stop()
+        for path in (registry_socket(kubelet), csi_socket(kubelet)):
+            path.unlink(missing_ok=True)
+        with suppress(BulleError):
+            journal.done("node.stop")
+
+
+def _kubelet(settings: Settings) -> Path:
+    assert settings.kubernetes is not None  # noqa: S101 - pod_volumes refused it
+    return settings.kubernetes.kubelet

@@ -1,0 +1,81 @@
+"""Watches the pods of a node: what kubelet says of them, and every few seconds what the authority says of each session.
+
+The same two questions as :mod:`orchestrator.node.watch` asks on one machine. It cannot end a pod, which is for the
+part that made it; it takes the data away, without asking that part.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from orchestrator.errors import BulleError
+from orchestrator.node.csi_volumes import PodVolumes
+from orchestrator.node.journal import Journal
+from orchestrator.node.ports import Authority
+from orchestrator.node.watch import PATIENCE, claim_of
+
+_log = logging.getLogger(__name__)
+
+
+class PodWatch:
+    """One thread that looks, and takes away what must not be there."""
+
+    def __init__(self, volumes: PodVolumes, authority: Authority, journal: Journal, seconds: float) -> None:
+        self._volumes = volumes
+        self._authority = authority
+        self._journal = journal
+        self._seconds = seconds
+        self._answered = time.monotonic()
+        self._end = threading.Event()
+        self._threads = [
+            # Apart: to open a view takes its time, and whom the authority refuses must not wait for it.
+            threading.Thread(target=self._run, args=(self._volumes.look, min(0.25, seconds)), name="look", daemon=True),
+            threading.Thread(target=self._run, args=(self.ask, seconds), name="ask", daemon=True),
+        ]
+
+    def start(self) -> None:
+        """Begin to look."""
+        for each in self._threads:
+            each.start()
+
+    def stop(self) -> None:
+        """Look no more; returns when the threads have ended."""
+        self._end.set()
+        for each in self._threads:
+            each.join()
+
+    def _run(self, what: Callable[[], None], seconds: float) -> None:
+        while not self._end.wait(seconds):
+            try:
+                what()
+            except Exception:  # noqa: BLE001 - whatever it was, the next look must come
+                _log.exception("the watch stumbled")
+
+    def ask(self) -> None:
+        """Ask the authority about every session; data goes from those that it does not allow.
+
+        A session without a verdict is not allowed. When nothing is heard for ``PATIENCE`` seconds, it goes from all.
+        """
+        grants = {grant.session: grant for grant in self._volumes.grants()}
+        self._journal.catch_up()
+        try:
+            verdicts = self._authority.check_sessions([claim_of(grant) for grant in grants.values()])
+        except BulleError as error:
+            silent = time.monotonic() - self._answered
+            _log.warning("the authority was not heard for %.0f s: %s", silent, error)
+            if silent <= PATIENCE:
+                return
+            refused = dict.fromkeys(grants, "the authority cannot be asked")
+        else:
+            self._answered = time.monotonic()
+            said = {verdict.session: verdict for verdict in verdicts}
+            refused = {
+                name: said[name].reason if name in said else "no verdict"
+                for name in grants
+                if name not in said or not said[name].allowed
+            }
+        for name, reason in refused.items():
+            self._volumes.end(name, reason or "refused")

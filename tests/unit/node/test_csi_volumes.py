@@ -1,0 +1,343 @@
+"""Volumes of a pod, with real mounts in a mount namespace of the test's own; root, like the agent."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from orchestrator.config import Settings
+from orchestrator.errors import BulleError, GrantError, InputError, UnavailableError
+from orchestrator.governance.grants import issuer_of, sign_grant
+from orchestrator.node import mounts
+from orchestrator.node.csi import AlreadyPublishedError, Asked, PublishedElsewhereError
+from orchestrator.node.csi_volumes import READ_ONLY, PodKind, PodVolumes, probe_passed
+from orchestrator.node.grants import GrantDesk
+from orchestrator.node.journal import Journal
+from orchestrator.node.pod_identity import PodName
+from orchestrator.node.pod_watch import PodWatch
+from orchestrator.node.views import Views
+from orchestrator.node.volumes import Volumes
+from orchestrator.terms import Event, Grant, SessionClaim, SessionVerdict
+from tests.unit.node.apart import apart
+from tests.unit.node.test_border import environment
+from tests.unit.node.test_mounts import Builder, Plain, refused_to_write
+from tests.unit.workspaces.test_pod import CLUSTER, IMAGES
+from tests.unit.workspaces.test_spec import a_grant
+
+UID, OTHER = "0f0f0f0f-0000-4000-8000-00000000000a", "0f0f0f0f-0000-4000-8000-00000000000b"
+LATE = ("view", "project", "home")
+FILES = ("x11", "rfb", "display", "sandbox", "bridge")
+
+
+class Cluster:
+    """Whoever asks is who they say; the pod is as it is set."""
+
+    def __init__(self) -> None:
+        self.pod: Any = {}
+        self.checked = 0
+
+    def check(self, asked: Asked, grant: Grant) -> PodName:
+        self.checked += 1
+        return PodName("n", "p", asked.context["csi.storage.k8s.io/pod.uid"])
+
+    def check_pod(self, who: PodName, grant: Grant) -> Any:
+        if isinstance(self.pod, BulleError):
+            raise self.pod
+        return self.pod
+
+    def pass_probe(self) -> None:
+        ended = {"terminated": {"exitCode": 0, "reason": "Completed"}}
+        self.pod = {"status": {"initContainerStatuses": [{"name": "isolation-probe", "state": ended}]}}
+
+
+class Desk:
+    """The authority."""
+
+    def __init__(self) -> None:
+        self.kinds: list[str] = []
+        self.refused: set[str] = set()
+        self.away = False
+
+    def record(self, event: Event) -> int:
+        if self.away:
+            raise UnavailableError("away")
+        self.kinds.append(event.kind)
+        return 1
+
+    def check_sessions(self, claims: Iterable[SessionClaim]) -> list[SessionVerdict]:
+        return [
+            SessionVerdict(session=each.session, allowed=each.session not in self.refused, reason="removed")
+            for each in claims
+        ]
+
+
+class Node:
+    """One node: an agent that can be begun anew over the same mounts."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.kubelet, self.state = root / "kubelet", root / "state"
+        (self.kubelet / "pods").mkdir(parents=True)
+        self.settings = Settings.model_validate(
+            {**CLUSTER.model_dump(exclude_none=True, mode="json"), "state": str(self.state)}
+        )
+        self.key = Ed25519PrivateKey.generate()
+        self.cluster, self.desk = Cluster(), Desk()
+        self.begin()
+
+    def begin(self) -> tuple[int, int]:
+        layout, builder, journal = self.settings.layout, Builder(), Journal(self.desk)
+        issuer = issuer_of(self.settings.deployment)
+        self.volumes = Volumes(
+            allowed=layout.mounts / "ws",
+            limits=self.settings.workspace.limits,
+            views=Views(layout.mounts, builder, size="1m"),
+            folders=Plain(self.root / "plain"),
+            builder=builder,
+            journal=journal,
+        )
+        self.pods = PodVolumes(
+            self.settings,
+            kubelet=self.kubelet,
+            images=IMAGES,
+            volumes=self.volumes,
+            desk=GrantDesk(self.key.public_key(), issuer, lambda: datetime.now(UTC)),
+            identity=self.cluster,
+            journal=journal,
+            clock=lambda: datetime.now(UTC),
+        )
+        self.watch = PodWatch(self.pods, self.desk, journal, 1)
+        return self.pods.recover()
+
+    def grant(self, session: str = "a") -> Grant:
+        now = datetime.now(UTC)
+        grant = a_grant(session * 32)
+        terms = {"valid_from": now - timedelta(days=1), "valid_until": now + timedelta(days=1)}
+        permit = grant.permit.model_copy(update=terms)
+        return grant.model_copy(update={"permit": permit, "ends_at": now + timedelta(hours=1)})
+
+    def token(self, grant: Grant) -> str:
+        return sign_grant(grant, self.key, datetime.now(UTC), issuer_of(self.settings.deployment))
+
+    def target(self, name: str, uid: str = UID) -> Path:
+        target = self.kubelet / "pods" / uid / "volumes" / "kubernetes.io~csi" / name / "mount"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return target
+
+    def asked(self, token: str, kind: str, uid: str = UID, **changes: Any) -> Asked:
+        name = changes.pop("name", kind)
+        context = {"bulle/kind": kind, "csi.storage.k8s.io/pod.uid": uid, **changes.pop("context", {})}
+        secrets = {"grant": token, "bridge": changes.pop("bridge", json.dumps(environment()))}
+        target = changes.pop("target", str(self.target(name, uid)))
+        return Asked(f"csi-{uid}-{name}", target, changes.pop("read_only", False), context, secrets, kind + name)
+
+    def publish_all(self, token: str, uid: str = UID) -> None:
+        for kind in (*FILES, *LATE):
+            self.pods.publish(self.asked(token, kind, uid, read_only=PodKind(kind) in READ_ONLY))
+        shm = {"bulle/part": "sandbox", "bulle/target": "/tmp"}
+        self.pods.publish(self.asked(token, "tmpfs", uid, context=shm))
+
+    def unpublish_all(self, uid: str = UID) -> None:
+        for kind in (*FILES, *LATE, "tmpfs"):
+            self.pods.unpublish(f"csi-{uid}-{kind}", str(self.target(kind, uid)))
+
+    def left(self) -> list[Path]:
+        places = mounts.mounts_below(self.root)
+        return [each.path for each in places if each.path != self.settings.layout.mounts / "pods"]
+
+
+def alone(body: Callable[[Node], None], tmp_path: Path) -> None:
+    apart(lambda: body(Node(tmp_path)))
+
+
+def a_pod_s_life(node: Node) -> None:
+    node.publish_all(node.token(node.grant()))
+    assert node.cluster.checked == 1, "the others come with the same two tokens"
+    assert node.desk.kinds == ["workspace.start"], "no key before the probe"
+    node.pods.look()
+    assert node.desk.kinds == ["workspace.start"]
+    for kind in LATE:
+        assert refused_to_write(node.target(kind)) and not list(node.target(kind).iterdir())
+    for kind in ("display", "sandbox", "bridge"):
+        assert refused_to_write(node.target(kind)), kind
+        assert list(node.target(kind).iterdir())
+    told = json.loads((node.target("bridge") / "bridge.json").read_text())
+    assert told["environment"] == environment()
+    assert node.target("x11").stat().st_mode & 0o7777 == 0o1777
+    (private,) = (each for each in mounts.mounts_below(node.root) if each.path == node.target("tmpfs"))
+    assert {"nosuid", "nodev"} <= set(private.options) and "noexec" not in private.options
+    assert private.kind == "ramfs" or {"noswap", "size=1048576k"} & set(private.options)
+    node.cluster.pass_probe()
+    node.pods.look()
+    assert (node.target("view") / "people.parquet").is_file() and refused_to_write(node.target("view"))
+    (node.target("home") / "note").write_text("mine")
+    assert node.desk.kinds[1] == "probe.passed" and node.desk.kinds.count("key.release") == 3
+    node.unpublish_all()
+    node.unpublish_all()
+    assert node.left() == [] and list((node.settings.layout.mounts / "ws").iterdir()) == []
+    assert not node.target("view").exists()
+    assert node.desk.kinds[-1] == "workspace.stop"
+
+
+def test_a_pod_gets_its_volumes_and_its_data_when_the_probe_has_passed(tmp_path: Path) -> None:
+    alone(a_pod_s_life, tmp_path)
+
+
+def one_pod_a_session(node: Node) -> None:
+    token = node.token(node.grant())
+    node.pods.publish(node.asked(token, "x11"))
+    node.pods.publish(node.asked(token, "x11"))
+    for again in (token, node.token(node.grant())):
+        with pytest.raises(GrantError, match="another pod"):
+            node.pods.publish(node.asked(again, "x11", OTHER))
+    with pytest.raises(AlreadyPublishedError):
+        node.pods.publish(node.asked(token, "rfb", target=str(node.target("x11"))))
+    with pytest.raises(PublishedElsewhereError):
+        node.pods.publish(node.asked(token, "x11", target=str(node.target("elsewhere"))))
+    node.pods.unpublish(f"csi-{UID}-x11", str(node.target("x11")))
+    for uid in (UID, OTHER):  # its pod is gone: the grant is used up, also after a restart
+        with pytest.raises(GrantError, match="used before"):
+            node.pods.publish(node.asked(token, "x11", uid))
+        node.begin()
+    assert node.left() == []
+
+
+def test_two_pods_never_share_a_session_and_a_grant_is_not_used_again(tmp_path: Path) -> None:
+    alone(one_pod_a_session, tmp_path)
+
+
+def whole_or_not(node: Node) -> None:
+    token = node.token(node.grant())
+    outside = node.root / "outside"
+    outside.mkdir()
+    wrong: list[dict[str, Any]] = [
+        {"kind": "other"},
+        {"kind": "home", "read_only": True},
+        {"kind": "view", "target": str(outside)},
+        {"kind": "view", "target": str(node.target("view", OTHER))},
+        {"kind": "view", "target": f"{node.target('view')}/../mount"},
+        {"kind": "view", "target": str(node.kubelet / "pods" / UID)},
+        {"kind": "tmpfs", "context": {"bulle/part": "sandbox", "bulle/target": "/etc"}},
+        {"kind": "x11", "bridge": "{"},
+        {"kind": "x11", "bridge": json.dumps(environment(JUPYTERHUB_USER="eve"))},
+    ]
+    for changes in wrong:
+        with pytest.raises(InputError):
+            node.pods.publish(node.asked(token, **changes))
+        assert node.left() == [], changes
+    with pytest.raises(GrantError):
+        node.pods.publish(node.asked("forged", "x11"))
+    node.desk.away = True
+    with pytest.raises(UnavailableError):
+        node.pods.publish(node.asked(token, "x11"))
+    assert node.left() == []
+    node.desk.away = False
+    node.pods.publish(node.asked(token, "x11"))  # kubelet asks again
+
+
+def test_what_is_refused_or_fails_leaves_nothing_and_may_be_asked_again(tmp_path: Path) -> None:
+    alone(whole_or_not, tmp_path)
+
+
+def data_goes(node: Node, why: Callable[[Node, Grant], None]) -> None:
+    grant = node.grant()
+    node.publish_all(node.token(grant))
+    node.cluster.pass_probe()
+    node.pods.look()
+    node.watch.ask()
+    assert (node.target("view") / "people.parquet").is_file()
+    why(node, grant)
+    node.watch.ask()
+    node.pods.look()
+    for kind in LATE:
+        assert not list(node.target(kind).iterdir()) and refused_to_write(node.target(kind)), kind
+    assert not list((node.settings.layout.mounts / "views").iterdir())
+    node.cluster.pass_probe()
+    node.pods.look()
+    assert not list(node.target("view").iterdir()), "nor does it come back"
+    node.unpublish_all()
+    assert node.left() == []
+
+
+def _refused(node: Node, grant: Grant) -> None:
+    node.desk.refused = {grant.session}
+
+
+def _changed(node: Node, grant: Grant) -> None:
+    node.cluster.pod = GrantError("pod n/p is not as a workspace must be: spec.ephemeralContainers")
+
+
+@pytest.mark.parametrize("why", [_refused, _changed])
+def test_data_goes_from_a_pod_that_is_refused_or_changed(tmp_path: Path, why: Any) -> None:
+    alone(lambda node: data_goes(node, why), tmp_path)
+
+
+def a_restart(node: Node) -> None:
+    token = node.token(node.grant())
+    node.publish_all(token)
+    node.cluster.pass_probe()
+    node.pods.look()
+    held = (node.target("view") / "people.parquet").open()
+    (node.target("home") / "note").write_text("mine")
+    before = {each.path for each in mounts.mounts_below(node.kubelet)}
+    text = (node.settings.layout.mounts / "pods" / "sessions.json").read_text()
+    assert token not in text and environment()["JUPYTERHUB_API_URL"] not in text
+    # nobody's: of an agent that died before it wrote, and of somebody else
+    stray, foreign = node.target("stray", OTHER), node.target("foreign", OTHER)
+    stray.mkdir()
+    foreign.mkdir()
+    mounts.tmpfs(stray, "4k")
+    subprocess.run(["mount", "-t", "tmpfs", "other", str(foreign)], check=True)
+    taken_up, gone = node.begin()
+    assert (taken_up, gone) == (1, 1)
+    assert not os.path.ismount(stray) and os.path.ismount(foreign)
+    subprocess.run(["umount", str(foreign)], check=True)
+    assert held.read() and (node.target("view") / "people.parquet").is_file(), "a view outlives the agent"
+    assert not list(node.target("home").iterdir()), "a home does not"
+    node.pods.look()
+    assert (node.target("home") / "note").read_text() == "mine", "it is opened anew"
+    assert {each.path for each in mounts.mounts_below(node.kubelet)} == before
+    node.publish_all(token)
+    node.watch.ask()
+    held.close()
+    node.unpublish_all()
+    assert node.left() == []
+
+
+def test_an_agent_that_begins_anew_loses_no_mount_and_leaks_none(tmp_path: Path) -> None:
+    alone(a_restart, tmp_path)
+
+
+def a_lost_file(node: Node) -> None:
+    node.publish_all(node.token(node.grant()))
+    node.cluster.pass_probe()
+    node.pods.look()
+    (node.settings.layout.mounts / "pods" / "sessions.json").write_text("{")
+    node.begin()
+    assert node.left() == []
+    node.unpublish_all()
+
+
+def test_without_its_file_the_agent_takes_everything_away(tmp_path: Path) -> None:
+    alone(a_lost_file, tmp_path)
+
+
+def test_only_a_probe_that_ended_well_has_passed() -> None:
+    cluster = Cluster()
+    cluster.pass_probe()
+    assert probe_passed(cluster.pod)
+    status = cluster.pod["status"]["initContainerStatuses"][0]
+    for state in ({"running": {}}, {"terminated": {"exitCode": 1, "reason": "Error"}}, {"terminated": {}}, {}):
+        status["state"] = state
+        assert not probe_passed(cluster.pod)
+    cluster.pass_probe()
+    cluster.pod["status"]["initContainerStatuses"][0]["name"] = "network-lock"
+    assert not probe_passed(cluster.pod) and not probe_passed({})
