@@ -223,13 +223,18 @@ class PodVolumes:
         """End what is over, changed or gone; open what the probe has let through."""
         with self._guard:
             sessions = [each for each in self._sessions.values() if each.ended is None]
-        for session in sessions:
-            try:
-                self._look_at(session)
-            except UnavailableError as error:
-                _log.warning("a pod cannot be looked at: %s", error)
-            except BulleError as error:
-                self.end(session.grant.session, error.message)
+        # Side by side: a view that takes its time must not hold up who else starts or ends.
+        with ThreadPoolExecutor(max_workers=8, thread_name_prefix="look") as pool:
+            for done in [pool.submit(self._try_to_look_at, session) for session in sessions]:
+                done.result()
+
+    def _try_to_look_at(self, session: PodSession) -> None:
+        try:
+            self._look_at(session)
+        except UnavailableError as error:
+            _log.warning("a pod cannot be looked at: %s", error)
+        except BulleError as error:
+            self.end(session.grant.session, error.message)
 
     def _look_at(self, session: PodSession) -> None:
         if self._clock() >= session.grant.ends_at:
