@@ -10,7 +10,7 @@ from pathlib import Path
 from pyrage import x25519
 
 from orchestrator.config import Uid, load_settings
-from orchestrator.moving import arriving, backup, leaving, restore
+from orchestrator.moving import arriving, backup, images, leaving, restore
 from orchestrator.moving.images import still
 from orchestrator.moving.transfer import transfer_identity
 from orchestrator.node import mounts
@@ -137,3 +137,28 @@ def test_an_image_that_changes_while_it_is_read_is_said_to_have_changed(folder: 
         assert copy.copied() == "whole"
         os.utime(image, ns=(1, 1))
         assert copy.copied() == "changed"
+
+
+def test_negative_control_without_the_child_that_thaws_it_stays_frozen(folder: Path) -> None:
+    def body() -> None:
+        disk = Path(f"/var/tmp/bulle-control-{os.getpid()}")
+        image, mount = _ext4(disk)
+        # by the parent itself, which is killed before it can thaw
+        images._FREEZE = 'fsfreeze --freeze "$0" && echo frozen && read -r -t "$1" _'
+        try:
+            child = os.fork()
+            if child == 0:
+                with still(image, mount):
+                    time.sleep(60)
+            time.sleep(1)
+            os.kill(child, 9)
+            os.waitpid(child, 0)
+            frozen = not _writes(mount)
+            subprocess.run(["fsfreeze", "--unfreeze", mount], check=False)
+            assert frozen
+        finally:
+            subprocess.run(["fsfreeze", "--unfreeze", mount], check=False, stderr=subprocess.DEVNULL)
+            mounts.unmount(mount)
+            subprocess.run(["rm", "-rf", disk], check=True)
+
+    apart(body)
