@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -16,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from orchestrator.config import Settings
 from orchestrator.errors import BulleError, GrantError, InputError, UnavailableError
 from orchestrator.governance.grants import issuer_of, sign_grant
-from orchestrator.node import mounts
+from orchestrator.node import csi_volumes, mounts
 from orchestrator.node.csi import AlreadyPublishedError, Asked, PublishedElsewhereError
 from orchestrator.node.csi_volumes import READ_ONLY, PodKind, PodVolumes, probe_passed
 from orchestrator.node.grants import GrantDesk
@@ -32,6 +33,8 @@ from tests.unit.node.test_mounts import Builder, Plain, refused_to_write
 from tests.unit.workspaces.test_pod import CLUSTER, IMAGES
 from tests.unit.workspaces.test_spec import a_grant
 
+ENDED = {"terminated": {"exitCode": 0, "reason": "Completed"}}
+PASSED = {"status": {"initContainerStatuses": [{"name": "isolation-probe", "state": ENDED}]}}
 UID, OTHER = "0f0f0f0f-0000-4000-8000-00000000000a", "0f0f0f0f-0000-4000-8000-00000000000b"
 LATE = ("view", "project", "home")
 FILES = ("x11", "rfb", "display", "sandbox", "bridge")
@@ -54,8 +57,7 @@ class Cluster:
         return self.pod
 
     def pass_probe(self) -> None:
-        ended = {"terminated": {"exitCode": 0, "reason": "Completed"}}
-        self.pod = {"status": {"initContainerStatuses": [{"name": "isolation-probe", "state": ended}]}}
+        self.pod = copy.deepcopy(PASSED)
 
 
 class Desk:
@@ -314,6 +316,58 @@ def a_restart(node: Node) -> None:
 
 def test_an_agent_that_begins_anew_loses_no_mount_and_leaks_none(tmp_path: Path) -> None:
     alone(a_restart, tmp_path)
+
+
+def comes_into_a_container(node: Node) -> None:
+    # As on a node: kubelet's folder is shared with the agent, and the runtime binds each target as a slave, before
+    # anything is opened.
+    for words in (["--bind", str(node.kubelet), str(node.kubelet)], ["--make-shared", str(node.kubelet)]):
+        subprocess.run(["mount", *words], check=True)
+    grant = node.grant()
+    token = node.token(grant)
+    node.publish_all(token)
+    inside = {kind: node.root / f"inside-{kind}" for kind in (*LATE, "bridge")}
+    for kind, place in inside.items():
+        place.mkdir()
+        subprocess.run(["mount", "--bind", str(node.target(kind)), str(place)], check=True)
+        subprocess.run(["mount", "--make-slave", str(place)], check=True)
+    node.cluster.pass_probe()
+    node.pods.look()
+    assert (inside["view"] / "people.parquet").is_file() and refused_to_write(inside["view"])
+    assert refused_to_write(inside["bridge"]), "read-only where the runtime binds it, whatever the pod says"
+    (inside["home"] / "note").write_text("mine")
+    node.begin()
+    node.pods.look()
+    assert (inside["home"] / "note").read_text() == "mine", "after a restart of the agent too"
+    assert (inside["view"] / "people.parquet").is_file()
+    node.pods.end(grant.session, "removed")
+    for kind in LATE:
+        assert not list(inside[kind].iterdir()) and refused_to_write(inside[kind]), kind
+
+
+def test_what_is_opened_and_taken_away_shows_in_the_running_container(tmp_path: Path) -> None:
+    alone(comes_into_a_container, tmp_path)
+
+
+# -- negative controls --------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("where", "name", "instead", "body"),
+    [
+        (mounts, "freeze", lambda path: None, comes_into_a_container),
+        (csi_volumes, "probe_passed", lambda pod: True, a_pod_s_life),
+        (csi_volumes, "READ_ONLY", frozenset(PodKind), whole_or_not),
+        (PodVolumes, "_remove_what_is_nobodys", lambda self: 0, a_restart),
+        (PodWatch, "ask", lambda self: None, lambda node: data_goes(node, _refused)),
+        (Cluster, "check_pod", lambda self, who, grant: PASSED, lambda node: data_goes(node, _changed)),
+    ],
+)
+def test_with_a_control_taken_away_it_is_seen(tmp_path: Path, where: Any, name: str, instead: Any, body: Any) -> None:
+    def without() -> None:
+        setattr(where, name, instead)
+        body(Node(tmp_path))
+
+    with pytest.raises((AssertionError, RuntimeError)):
+        apart(without)
 
 
 def a_lost_file(node: Node) -> None:
