@@ -111,8 +111,9 @@ def export(
     out: Path,
     clock: Callable[[], datetime],
 ) -> Report:
-    """Write a project for the holder of ``recipient``: ``by`` a person, who decides it, or ``by`` the operator, for whom
-    the log must have a decision that no file was written for yet.
+    """Write a project for the holder of ``recipient``.
+
+    A person as ``by`` decides it with this; for the operator the log must have a decision that is still to be done.
 
     Raises:
         RefusedError: the rules forbid it, or nobody decided it; nothing was read.

@@ -32,6 +32,20 @@ def test_a_key_is_made_once(tmp_path: Path, custodian: FileCustodian) -> None:
     assert ring.get("a") == ring.get_or_create("a") == key
 
 
+def test_a_key_from_elsewhere_is_kept_wrapped_and_over_no_other(tmp_path: Path, custodian: FileCustodian) -> None:
+    ring = KeyRing(tmp_path / "ring", custodian)
+    key = os.urandom(32)
+    ring.put("a", key)
+    assert ring.get("a") == key
+    (entry,) = (tmp_path / "ring").iterdir()
+    assert key not in entry.read_bytes()
+    with pytest.raises(ConflictError, match="'a'"):
+        ring.put("a", os.urandom(32))
+    with pytest.raises(CustodyError, match="31 bytes"):
+        ring.put("b", os.urandom(31))
+    assert ring.get("a") == key and not ring.exists("b")
+
+
 def test_a_destroyed_key_is_gone(tmp_path: Path, custodian: FileCustodian) -> None:
     ring = KeyRing(tmp_path / "ring", custodian)
     ring.create("a")
