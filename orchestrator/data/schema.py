@@ -129,7 +129,8 @@ class Column(Part):
         """JSON has no keys but text: read ``"1"`` as 1 where the column's type says so."""
         if not isinstance(raw, dict) or not isinstance(raw.get("codes"), dict):
             return raw
-        read = _FROM_TEXT.get(raw.get("type", ""), str)
+        kind = raw.get("type", "")
+        read = _FROM_TEXT.get(kind, str) if isinstance(kind, str) else str
         try:
             codes = {read(key) if isinstance(key, str) else key: label for key, label in raw["codes"].items()}
         except (KeyError, ValueError) as error:

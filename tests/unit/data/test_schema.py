@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from orchestrator.data.schema import Role, Type, fits, load_schema, parse_schema
@@ -65,6 +65,7 @@ def test_a_file_that_is_no_schema_is_refused(tmp_path: Path, content: str) -> No
         load_schema(tmp_path / "absent.yaml")
 
 
+@example({"title": "T", "columns": [{"name": "a", "type": [], "codes": {}}]})
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(),

@@ -70,7 +70,7 @@ def test_without_pkce_no_login_begins(tmp_path: Path) -> None:
         {"iat": int(time.time()) + 3600},
         {"exp": None},
     ],
-    ids=str,
+    ids=("issuer", "audience", "over", "not-yet", "without-end"),
 )
 def test_without_its_check_a_wrong_claim_passes(monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]) -> None:
     """The signature is verified as ever, the claims are not."""

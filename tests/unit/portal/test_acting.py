@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import Field, create_model
 
@@ -203,6 +203,7 @@ def test_a_page_of_ours_is_led_to(path: str) -> None:
 
 
 @settings(deadline=None)
+@example("#")
 @given(st.text(max_size=60))
 def test_no_text_leads_out(text: str) -> None:
     for tried in (text, PREFIX + text):
