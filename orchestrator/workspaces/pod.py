@@ -48,7 +48,8 @@ LOCK_COMMAND = ("/usr/lib/bulle/network-lock", str(Uid.BRIDGE), str(BRIDGE_PORT)
 
 #: kubelet shows a file of the node here, which all may write, and copies it into the cluster's API when the container
 #: ends: behind a folder that is root's alone (mode 0700 in both images), no program of a workspace gets there
-_UNREACHABLE = "/root/termination-log"
+ROOTS_OWN = "/root"
+UNREACHABLE = f"{ROOTS_OWN}/termination-log"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #: what a session mounts late, when the probe has passed; the probe's container has none of them
 _LATE = ("view", "home", "project")
@@ -250,7 +251,7 @@ def _container(spec: ContainerSpec, volumes: Sequence[Volume]) -> Manifest:
             "requests": {"cpu": "50m", "memory": f"{min(spec.memory_mb, 512)}Mi"},
         },
         "volumeMounts": [volume.mount() for volume in volumes],
-        "terminationMessagePath": _UNREACHABLE,
+        "terminationMessagePath": UNREACHABLE,
         "terminationMessagePolicy": "File",
     }
     if spec.part is PartName.BRIDGE:
@@ -280,7 +281,7 @@ def _lock(image: str, cluster: Kubernetes) -> Manifest:
         "workingDir": "/",
         "securityContext": security,
         "resources": {"limits": {"cpu": "1", "memory": "64Mi"}, "requests": {"cpu": "10m", "memory": "16Mi"}},
-        "terminationMessagePath": _UNREACHABLE,
+        "terminationMessagePath": UNREACHABLE,
         # What it says is its own: that the network could not be locked, and why.
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
@@ -304,6 +305,6 @@ def _probe(sandbox: ContainerSpec, paths: WorkspacePaths, settings: Settings) ->
         "securityContext": _security(sandbox.uid, _group(sandbox)),
         "resources": {"limits": {"cpu": "1", "memory": "256Mi"}, "requests": {"cpu": "50m", "memory": "32Mi"}},
         "volumeMounts": [volume.mount() for volume in volumes_of(sandbox, paths) if not volume.late],
-        "terminationMessagePath": _UNREACHABLE,
+        "terminationMessagePath": UNREACHABLE,
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }

@@ -181,6 +181,7 @@ class Session:
             "JUPYTERHUB_API_TOKEN": "token-of-a-test",
             "JUPYTERHUB_API_URL": f"http://{self.settings.kubernetes.hub[0]}/hub/api",  # type: ignore[union-attr]
             "JUPYTERHUB_CLIENT_ID": "jupyterhub-user-test",
+            "JUPYTERHUB_OAUTH_ACCESS_SCOPES": json.dumps(["access:servers!server=ann/heart"]),
             "JUPYTERHUB_SERVICE_PREFIX": "/user/ann/heart/",
             "JUPYTERHUB_USER": self.grant.person,
             "JUPYTERHUB_SERVER_NAME": self.grant.project,
