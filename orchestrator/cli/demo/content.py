@@ -66,8 +66,11 @@ def _people(governance: Governance, roles: Mapping[str, str | None], say: Say) -
 
 
 def _accounts(governance: Governance, people: Iterable[str], say: Say) -> None:
-    """Everybody accepts the terms and declares a training; a custodian confirms it, and the administrator theirs."""
-    for person in people:
+    """Everybody accepts the terms and declares a training; a custodian confirms it, and the administrator theirs.
+
+    All but the outsider, who is left for whoever wants to go the way of a new person.
+    """
+    for person in (each for each in people if each != "outsider"):
         account = governance.account(person)
         governance.accept_terms(person, account.terms_version)
         now = governance.now()
