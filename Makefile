@@ -16,13 +16,13 @@ down: ## stop the demo; nothing is left running or mounted
 test: ## set everything up for the tests and pass them all
 	@$(PREPARE) test
 	@$(MAKE) --no-print-directory lint
-	@.venv/bin/python -m pytest tests/unit
+	@.venv/bin/python -m pytest -n 2 --dist worksteal tests/unit
 	@.venv/bin/python -m orchestrator.machine.images
 	@.venv/bin/python -m pytest tests/integration
 
 unit:
 	@$(PREPARE) test
-	@.venv/bin/python -m pytest tests/unit
+	@.venv/bin/python -m pytest -n 2 --dist worksteal tests/unit
 
 integration:
 	@$(PREPARE) test
