@@ -52,9 +52,13 @@ _UNUSABLE_MODES |= {csi_pb2.VolumeCapability.AccessMode.MULTI_NODE_READER_ONLY}
 class AlreadyPublishedError(ConflictError):
     """The target shows another volume, or this one with other arguments."""
 
+    code = "already-published"
+
 
 class PublishedElsewhereError(ConflictError):
     """The volume shows at another target of this node."""
+
+    code = "published-elsewhere"
 
 
 #: the specification's status for each kind of failure (CSI spec, "Error Scheme")
