@@ -148,7 +148,7 @@ class Renewals:
                 try:
                     await self.still_known(login)
                 except Exception as error:  # noqa: BLE001 - one person's trouble must not hide the others'
-                    self._say(f"{login.name} was not looked at: {error!r}")
+                    self._say(f"{login.name} was not looked at: {type(error).__name__}")
 
         await asyncio.gather(*(one(login) for login in logins))
 
@@ -160,4 +160,4 @@ class Renewals:
             try:
                 await self.look(list(logins()))
             except Exception as error:  # noqa: BLE001 - the watch goes on
-                self._say(f"logins were not looked at: {error!r}")
+                self._say(f"logins were not looked at: {type(error).__name__}")
