@@ -7,7 +7,6 @@ authority on two others.
 from __future__ import annotations
 
 import ctypes
-import json
 import logging
 import os
 import resource
@@ -17,7 +16,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,74 +25,39 @@ import uvicorn
 
 from orchestrator import logs
 from orchestrator.config import Layout, Settings, Uid
-from orchestrator.errors import BulleError, NodeError, SettingsError
-from orchestrator.governance.client import AuthorityClient
-from orchestrator.governance.grants import issuer_of
-from orchestrator.governance.keys import GRANT_PUBLIC, load_public_key
-from orchestrator.keys import KeyRing, open_custodian
+from orchestrator.errors import BulleError, NodeError
 from orchestrator.metrics.exposed import expose
 from orchestrator.node import measures, mounts
-from orchestrator.node.catalogue_views import CatalogueViews
 from orchestrator.node.closings import CLOSING_SECONDS, Closer
 from orchestrator.node.csi import GrantVolumes, csi_server
 from orchestrator.node.door import door_app
 from orchestrator.node.folders import Folders
-from orchestrator.node.grants import GrantDesk, chain_wanted
 from orchestrator.node.journal import Journal
-from orchestrator.node.ports import Keys, NodeAuthority, ViewBuilder
+from orchestrator.node.parts import CommonParts, common_parts, grant_desk, images_of, now, volumes_of
 from orchestrator.node.rounds import Rounds
 from orchestrator.node.sessions import Sessions, State
 from orchestrator.node.usage import REPORT_SECONDS, SAMPLE_SECONDS, SIZES_SECONDS, Meter, machine_of
-from orchestrator.node.views import Views
 from orchestrator.node.volumes import Kind, Volumes
 from orchestrator.node.watch import Watch
-from orchestrator.workspaces import seccomp
 from orchestrator.workspaces.docker import DockerRuntime
 from orchestrator.workspaces.runtime import Runtime
-from orchestrator.workspaces.spec import Images
 
 _log = logging.getLogger(__name__)
 
-_AUTHORITY_SECONDS = 3.0
 _PR_SET_DUMPABLE = 4
 SOCKETS: tuple[Literal["door", "csi"], ...] = ("door", "csi")
 
 
-@dataclass
-class Parts:
+@dataclass(kw_only=True)
+class Parts(CommonParts):
     """What the agent works with; each can be replaced in a test."""
 
     runtime: Runtime
-    authority: NodeAuthority
-    keys: Keys
-    builder: ViewBuilder
-    seccomp: str | None
 
 
 def real_parts(settings: Settings) -> Parts:
     """The engine, the authority and the key ring of a deployment, open and warm."""
-    layout = settings.layout
-    keys = KeyRing(layout.keyring, open_custodian(settings, layout))
-    return Parts(
-        runtime=DockerRuntime(settings.deployment),
-        authority=AuthorityClient(layout.socket("node"), timeout=_AUTHORITY_SECONDS),
-        keys=keys,
-        builder=CatalogueViews(layout.datasets, keys, settings.workspace.pseudonyms),
-        seccomp=seccomp.load(),
-    )
-
-
-def read_images(layout: Layout) -> Images:
-    """The images that workspaces run, by content id, as the administrator's machine recorded them.
-
-    Raises:
-        SettingsError: the record is missing or lacks one.
-    """
-    try:
-        ids = json.loads(layout.images.read_text(encoding="utf-8"))
-        return Images(gateway=ids["gateway"], sandbox=ids["sandbox"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SettingsError(f"{layout.images} does not name the images: {error}", hint="build the images") from error
+    return Parts(runtime=DockerRuntime(settings.deployment), **vars(common_parts(settings)))
 
 
 def clean(layout: Layout, runtime: Runtime) -> tuple[int, int]:
@@ -174,23 +137,12 @@ def serve(settings: Settings, parts: Callable[[Settings], Parts] = real_parts) -
     containers, mounted = clean(layout, with_parts.runtime)
     journal.done("node.start", containers=containers, mounts=mounted)
 
-    def now() -> datetime:
-        return datetime.now(UTC)
-
-    public_key = load_public_key(layout.public / GRANT_PUBLIC)
-    desk = GrantDesk(public_key, issuer_of(settings.deployment), now, chain_wanted(settings))
+    desk = grant_desk(settings)
     folders = Folders(layout, with_parts.keys)
-    volumes = Volumes(
-        allowed=layout.mounts / "ws",
-        limits=settings.workspace.limits,
-        views=Views(layout.mounts, with_parts.builder),
-        folders=folders,
-        builder=with_parts.builder,
-        journal=journal,
-    )
+    volumes = volumes_of(settings, with_parts, folders, journal)
     sessions = Sessions(
         settings,
-        images=lambda: read_images(layout),
+        images=lambda: images_of(settings),
         runtime=with_parts.runtime,
         volumes=volumes,
         desk=desk,
@@ -290,8 +242,8 @@ def _follow(sessions: Sessions, volumes: Volumes, watch: Watch, journal: Journal
         measures.WORKSPACES.follow(partial(sessions_in, state), state=state)
     for kind in Kind:
         measures.MOUNTS.follow(partial(volumes_of, kind), kind=kind)
-    measures.RECONCILE_AGE.follow(lambda: watch.age)
-    measures.AUTHORITY_SILENCE.follow(lambda: watch.silence)
+    measures.RECONCILE_AGE.follow(lambda: watch.asking.age)
+    measures.AUTHORITY_SILENCE.follow(lambda: watch.asking.silence)
     measures.EVENTS_WAITING.follow(lambda: journal.waiting)
     measures.follow_machine(machine_of, folder)
 

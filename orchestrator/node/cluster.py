@@ -16,60 +16,37 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from orchestrator import logs
 from orchestrator.config import Settings
 from orchestrator.errors import BulleError, SettingsError
-from orchestrator.governance.client import AuthorityClient
-from orchestrator.governance.grants import issuer_of
-from orchestrator.governance.keys import GRANT_PUBLIC, load_public_key
-from orchestrator.keys import KeyRing, open_custodian
 from orchestrator.metrics.exposed import expose
-from orchestrator.node.agent import harden, read_images, running_version
-from orchestrator.node.catalogue_views import CatalogueViews
+from orchestrator.node.agent import harden, running_version
 from orchestrator.node.csi import csi_server
 from orchestrator.node.csi_volumes import PodVolumes
 from orchestrator.node.folders import Folders
-from orchestrator.node.grants import GrantDesk, chain_wanted
 from orchestrator.node.journal import Journal
+from orchestrator.node.parts import CommonParts, common_parts, grant_desk, images_of, now, volumes_of
 from orchestrator.node.pod_identity import ClusterApi, HttpsApi, PodIdentity
 from orchestrator.node.pod_watch import PodWatch
-from orchestrator.node.ports import Authority, Keys, ViewBuilder
 from orchestrator.node.registration import csi_socket, registration_server, registry_socket, write_profile
-from orchestrator.node.views import Views
-from orchestrator.node.volumes import Volumes
-from orchestrator.workspaces import seccomp
+from orchestrator.workspaces import seccomp as filters
 from orchestrator.workspaces.pod import workspace_pod
 
 _log = logging.getLogger(__name__)
-_AUTHORITY_SECONDS = 3.0
 
 
-@dataclass
-class ClusterParts:
+@dataclass(kw_only=True)
+class ClusterParts(CommonParts):
     """What the agent works with; each can be replaced in a test."""
 
     api: ClusterApi
-    authority: Authority
-    keys: Keys
-    builder: ViewBuilder
-    #: the tightened system-call filter as JSON text
-    seccomp: str
 
 
 def real_cluster_parts(settings: Settings) -> ClusterParts:
     """The cluster's API, the authority and the key ring."""
-    layout = settings.layout
-    keys = KeyRing(layout.keyring, open_custodian(settings, layout))
-    return ClusterParts(
-        api=HttpsApi.of_the_cluster(),
-        authority=AuthorityClient(layout.socket("node"), timeout=_AUTHORITY_SECONDS),
-        keys=keys,
-        builder=CatalogueViews(layout.datasets, keys, settings.workspace.pseudonyms),
-        seccomp=seccomp.load(),
-    )
+    return ClusterParts(api=HttpsApi.of_the_cluster(), **vars(common_parts(settings)))
 
 
 def node_name() -> str:
@@ -87,25 +64,14 @@ def pod_volumes(settings: Settings, parts: ClusterParts, journal: Journal, node:
     if cluster is None:
         raise SettingsError("kubernetes: is not set, so this is no node of a cluster")
 
-    def now() -> datetime:
-        return datetime.now(UTC)
-
-    public_key = load_public_key(layout.public / GRANT_PUBLIC)
-    images = read_images(layout)
-    volumes = Volumes(
-        allowed=layout.mounts / "ws",
-        limits=settings.workspace.limits,
-        views=Views(layout.mounts, parts.builder),
-        folders=Folders(layout, parts.keys),
-        builder=parts.builder,
-        journal=journal,
-    )
+    images = images_of(settings)
+    volumes = volumes_of(settings, parts, Folders(layout, parts.keys), journal)
     return PodVolumes(
         settings,
         kubelet=cluster.kubelet,
         images=images,
         volumes=volumes,
-        desk=GrantDesk(public_key, issuer_of(settings.deployment), now, chain_wanted(settings)),
+        desk=grant_desk(settings),
         identity=PodIdentity(
             parts.api, cluster, node, lambda grant: workspace_pod(grant, settings, images, images.gateway)
         ),
@@ -134,7 +100,7 @@ def serve_cluster(
     taken_up, gone = volumes.recover()
     journal.done("node.start", containers=taken_up, mounts=gone)
     kubelet = _kubelet(settings)
-    write_profile(kubelet, seccomp.for_cluster(json.loads(with_parts.seccomp), platform.machine()))
+    write_profile(kubelet, filters.for_cluster(json.loads(with_parts.seccomp), platform.machine()))
     watch = PodWatch(volumes, with_parts.authority, journal, settings.reconcile_seconds)
     csi_socket(kubelet).parent.mkdir(mode=0o750, parents=True, exist_ok=True)
     driver = csi_server(volumes, csi_socket(kubelet), running_version(), node)

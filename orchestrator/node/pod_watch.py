@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 
-from orchestrator.errors import BulleError
+from orchestrator.node.asking import Asking, claim_of
 from orchestrator.node.csi_volumes import PodVolumes
 from orchestrator.node.journal import Journal
 from orchestrator.node.ports import Authority
-from orchestrator.node.watch import PATIENCE, claim_of
 
 _log = logging.getLogger(__name__)
 
@@ -25,16 +23,20 @@ class PodWatch:
 
     def __init__(self, volumes: PodVolumes, authority: Authority, journal: Journal, seconds: float) -> None:
         self._volumes = volumes
-        self._authority = authority
+        self._asking = Asking(authority)
         self._journal = journal
         self._seconds = seconds
-        self._answered = time.monotonic()
         self._end = threading.Event()
         self._threads = [
             # Apart: to open a view takes its time, and whom the authority refuses must not wait for it.
             threading.Thread(target=self._run, args=(self._volumes.look, min(0.25, seconds)), name="look", daemon=True),
             threading.Thread(target=self._run, args=(self.ask, seconds), name="ask", daemon=True),
         ]
+
+    @property
+    def asking(self) -> Asking:
+        """The question to the authority, and how long ago it was answered."""
+        return self._asking
 
     def start(self) -> None:
         """Begin to look."""
@@ -55,27 +57,9 @@ class PodWatch:
                 _log.exception("the watch stumbled")
 
     def ask(self) -> None:
-        """Ask the authority about every session; data goes from those that it does not allow.
-
-        A session without a verdict is not allowed. When nothing is heard for ``PATIENCE`` seconds, it goes from all.
-        """
-        grants = {grant.session: grant for grant in self._volumes.grants()}
+        """Ask the authority about every session; data goes from those that must not go on."""
+        grants = self._volumes.grants()
         self._journal.catch_up()
-        try:
-            verdicts = self._authority.check_sessions([claim_of(grant) for grant in grants.values()])
-        except BulleError as error:
-            silent = time.monotonic() - self._answered
-            _log.warning("the authority was not heard for %.0f s: %s", silent, error)
-            if silent <= PATIENCE:
-                return
-            refused = dict.fromkeys(grants, "the authority cannot be asked")
-        else:
-            self._answered = time.monotonic()
-            said = {verdict.session: verdict for verdict in verdicts}
-            refused = {
-                name: said[name].reason if name in said else "no verdict"
-                for name in grants
-                if name not in said or not said[name].allowed
-            }
-        for name, reason in refused.items():
-            self._volumes.end(name, reason or "refused")
+        for name, reason in self._asking.refused(map(claim_of, grants)).items():
+            self._volumes.end(name, reason)
+        self._asking.compared()

@@ -12,30 +12,18 @@ import threading
 import time
 
 from orchestrator.errors import BulleError
+from orchestrator.node.asking import Asking, claim_of
 from orchestrator.node.grants import Clock
 from orchestrator.node.journal import Journal
 from orchestrator.node.ports import Authority
 from orchestrator.node.sessions import Sessions, State
 from orchestrator.node.volumes import Volumes
-from orchestrator.terms import Grant, SessionClaim
 from orchestrator.workspaces.runtime import Runtime
 
 _log = logging.getLogger(__name__)
 
-#: seconds without an answer of the authority after which everything stops
-PATIENCE = 30.0
 _PARTS = 3
 _UP = (State.MOUNTING, State.RUNNING)
-
-
-def claim_of(grant: Grant) -> SessionClaim:
-    """What the authority is asked about a session."""
-    return SessionClaim(
-        session=grant.session,
-        person=grant.person,
-        project_id=grant.project_id,
-        permit_version=grant.permit.version,
-    )
 
 
 class Watch:
@@ -55,23 +43,17 @@ class Watch:
         self._sessions = sessions
         self._volumes = volumes
         self._runtime = runtime
-        self._authority = authority
+        self._asking = Asking(authority)
         self._journal = journal
         self._clock = clock
         self._seconds = seconds
-        self._answered = self._compared = time.monotonic()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
     @property
-    def age(self) -> float:
-        """Seconds since what runs was last compared with what is allowed."""
-        return time.monotonic() - self._compared
-
-    @property
-    def silence(self) -> float:
-        """Seconds since the authority last answered."""
-        return time.monotonic() - self._answered
+    def asking(self) -> Asking:
+        """The question to the authority, and how long ago it was answered."""
+        return self._asking
 
     def start(self) -> None:
         """Begin to look."""
@@ -90,7 +72,7 @@ class Watch:
                 if time.monotonic() - asked >= self._seconds:
                     asked = time.monotonic()
                     self.ask()
-                    self._compared = time.monotonic()
+                    self._asking.compared()
                     self._sessions.retry()
             except Exception:  # noqa: BLE001 - see below
                 # Whatever it was, the next look must come: this thread is what ends sessions.
@@ -120,27 +102,14 @@ class Watch:
     def ask(self) -> None:
         """Ask the authority about every session, and every volume of one; stop what it does not allow.
 
-        A session without a verdict is not allowed. When nothing is heard for :data:`PATIENCE` seconds, all
-        stop.
+        What that is: :meth:`orchestrator.node.asking.Asking.refused`.
         """
         grants = {grant.session: grant for grant in self._sessions.grants(*_UP)}
         known = {each.session for each in self._sessions.every()}
         volumes = [each for each in self._volumes.published() if each.grant.session not in known]
         grants.update({each.grant.session: each.grant for each in volumes})
         self._journal.catch_up()
-        try:
-            verdicts = self._authority.check_sessions([claim_of(grant) for grant in grants.values()])
-        except BulleError as error:
-            silent = time.monotonic() - self._answered
-            _log.warning("the authority was not heard for %.0f s: %s", silent, error)
-            if silent <= PATIENCE:
-                return
-            refused = dict.fromkeys(grants, "the authority cannot be asked")
-        else:
-            self._answered = time.monotonic()
-            allowed = {verdict.session for verdict in verdicts if verdict.allowed}
-            reasons = {verdict.session: verdict.reason for verdict in verdicts if not verdict.allowed}
-            refused = {name: reasons.get(name, "no verdict") for name in grants if name not in allowed}
+        refused = self._asking.refused(map(claim_of, grants.values()))
         by_reason: dict[str, list[str]] = {}
         for name, reason in refused.items():
             by_reason.setdefault(reason, []).append(name)

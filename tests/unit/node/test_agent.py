@@ -195,7 +195,7 @@ def it_does_not_serve(root: Path, leave: Callable[[Settings], Engine]) -> None:
 
     def parts(_: Settings) -> Parts:
         unused: Any = None
-        return Parts(runtime=engine, authority=authority, keys=unused, builder=unused, seccomp=None)  # type: ignore[arg-type]
+        return Parts(runtime=engine, authority=authority, keys=unused, builder=unused, seccomp="")  # type: ignore[arg-type]
 
     try:
         serve(settings, parts)

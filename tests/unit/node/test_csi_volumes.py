@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from orchestrator.config import Settings
 from orchestrator.errors import BulleError, GrantError, InputError, UnavailableError
+from orchestrator.governance.cards import ClosingDone, ClosingDue, ClosingReceipt, NodeReport
 from orchestrator.governance.grants import issuer_of, sign_grant
 from orchestrator.node import csi_volumes, mounts
 from orchestrator.node.csi import AlreadyPublishedError, Asked, PublishedElsewhereError
@@ -65,6 +66,7 @@ class Desk:
 
     def __init__(self) -> None:
         self.kinds: list[str] = []
+        self.reports: list[NodeReport] = []
         self.refused: set[str] = set()
         self.away = False
 
@@ -79,6 +81,15 @@ class Desk:
             SessionVerdict(session=each.session, allowed=each.session not in self.refused, reason="removed")
             for each in claims
         ]
+
+    def report_usage(self, report: NodeReport) -> None:
+        self.reports.append(report)
+
+    def closings(self) -> list[ClosingDue]:
+        return []
+
+    def closed(self, project_id: str, done: ClosingDone) -> ClosingReceipt:
+        raise AssertionError("nothing is due")
 
 
 class Node:

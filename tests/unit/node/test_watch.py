@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from orchestrator.errors import BulleError, RefusedError, UnavailableError
+from orchestrator.node import asking
 from orchestrator.node import watch as room
 from orchestrator.node.journal import Journal
 from orchestrator.node.sessions import State
@@ -55,7 +56,8 @@ class Bench:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seconds = 1000.0
-        monkeypatch.setattr(room, "time", SimpleNamespace(monotonic=lambda: self.seconds))
+        for each in (room, asking):
+            monkeypatch.setattr(each, "time", SimpleNamespace(monotonic=lambda: self.seconds))
         self.running: dict[str, Grant] = {MINE: a_grant(MINE).model_copy(update={"ends_at": NOW + timedelta(hours=1)})}
         self.shown = [Publication(Kind.VIEW, a_grant(ELSEWHERE), Path("/m/data"))]
         self.stopped: dict[str, str] = {}
@@ -112,14 +114,14 @@ def thirty_seconds_of_silence(bench: Bench) -> None:
 
 
 def test_after_thirty_seconds_without_the_authority_nothing_runs_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert room.PATIENCE == 30
+    assert asking.PATIENCE == 30
     thirty_seconds_of_silence(Bench(monkeypatch))
 
 
 def test_negative_control_with_endless_patience_a_session_outlives_the_authority(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(room, "PATIENCE", math.inf)
+    monkeypatch.setattr(asking, "PATIENCE", math.inf)
     with pytest.raises(AssertionError):
         thirty_seconds_of_silence(Bench(monkeypatch))
 
