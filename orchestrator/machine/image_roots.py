@@ -75,16 +75,22 @@ def mirrors(targets: str) -> tuple[str, str]:
 
 def machine_mirrors() -> tuple[str, str]:
     """The mirrors from which this machine installs its own packages."""
-    try:
-        found = subprocess.run(
-            ["apt-get", "indextargets", "--format", "$(SITE)|$(RELEASE)", "Created-By: Packages"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    except FileNotFoundError:
-        raise BuildError("there is no apt-get on this machine to say where a Debian mirror is", hint=_HINT) from None
-    return mirrors(found.stdout)
+
+    def ask(*words: str) -> str:
+        try:
+            return subprocess.run(["apt-get", *words], capture_output=True, text=True, check=False).stdout
+        except FileNotFoundError:
+            raise BuildError(
+                "there is no apt-get on this machine to say where a Debian mirror is", hint=_HINT
+            ) from None
+
+    targets = ("indextargets", "--format", "$(SITE)|$(RELEASE)", "Created-By: Packages")
+    found = ask(*targets)
+    if not found:
+        # A machine whose lists were never fetched, or were removed to save space, does not know what its sources hold.
+        ask("update", "-qq")
+        found = ask(*targets)
+    return mirrors(found)
 
 
 def apt_settings(dump: str) -> str:

@@ -38,6 +38,8 @@ from orchestrator.machine.image_steps import Progress, Steps
 
 _LARGEST = "sandbox"
 IMAGES = ("controller", "node", "gateway", "sandbox", "demo-idp")
+#: for clusters alone
+CLUSTER_IMAGES = (*IMAGES, "database")
 
 #: raised whenever this module makes something else of the same input
 _RECIPE = "1"

@@ -299,3 +299,16 @@ def test_a_second_build_waits_for_the_first(repo: Path) -> None:
             pass
         holder.wait()
     assert said == ["one: another build of it is under way; waiting for that"]
+
+
+def test_a_machine_without_package_lists_fetches_them_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def run(words: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        asked.append(words[1])
+        known = "http://d.example/debian|trixie\n" if "update" in asked and words[1] == "indextargets" else ""
+        return subprocess.CompletedProcess(words, 0, stdout=known)
+
+    monkeypatch.setattr(image_roots.subprocess, "run", run)
+    assert image_roots.machine_mirrors() == ("http://d.example/debian", "http://d.example/debian-security")
+    assert asked == ["indextargets", "update", "indextargets"]
