@@ -7,9 +7,11 @@ control cannot be silently off.
 from __future__ import annotations
 
 import re
+import socket
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from enum import StrEnum
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlencode, urlsplit
@@ -41,6 +43,8 @@ class Uid:
     AUTHORITY = 1013
     DEMO_IDP = 1014
     METRICS = 1015
+    DOOR = 1016
+    NAMESPACES = 1017
 
 
 class Gid:
@@ -70,14 +74,21 @@ def _web_address(text: str, what: str) -> str:
 
 
 _DRIVER = "postgresql+psycopg"
+_NO_NETWORK = (
+    "the authority has no network and reaches PostgreSQL by a unix socket in database_socket (for a server elsewhere,"
+    " that of a pgbouncer on this machine; on a cluster, by its host)"
+)
+#: a name that a resolver is asked for; its last part is no number, which would be read as an address
+_HOST = re.compile(
+    r"(?=.{1,253}$)(?:[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?\.)*(?=[^.]*[a-z])[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
+)
 
 
 def _database_address(address: str) -> str:
-    """``address`` with its driver, if it is PostgreSQL's on a unix socket, without a password.
+    """``address`` with its driver, if it is PostgreSQL's, without a password or options.
 
-    The authority has no network, by which nobody who gets into it gets out; so a server elsewhere is reached by a unix
-    socket on this machine too, such as a pgbouncer's (attacks: a password in a file that many read, or in a list of
-    processes; a store on somebody's network. Shown by tests/unit/test_config.py).
+    Stops: a password in a file that many read, or in a list of processes; an option that takes another certificate or
+    none. Shown by tests/unit/test_config.py. Where a server may be is the settings' to judge, see _database_is_whole.
     """
     parts = urlsplit(address)
     try:
@@ -88,14 +99,22 @@ def _database_address(address: str) -> str:
         raise ValueError("it is postgresql://user@/name, or left away for SQLite in the state folder")
     if parts.password is not None:
         raise ValueError("no password in the address: name a file with database_password_file")
-    if parts.hostname or parts.query or parts.fragment:
-        raise ValueError(
-            "no host and no options: the authority has no network and reaches PostgreSQL by a unix socket in"
-            " database_socket (for a server elsewhere, that of a pgbouncer on this machine)"
-        )
+    if parts.query or parts.fragment:
+        raise ValueError(f"no options: {_NO_NETWORK}")
     if not parts.username or not parts.path.strip("/") or "/" in parts.path.strip("/"):
         raise ValueError("it needs a user and a name: postgresql://user@/name")
-    return f"{_DRIVER}://{parts.username}@{'' if port is None else f':{port}'}{parts.path}"
+    if parts.hostname and not _HOST.fullmatch(parts.hostname) and not _is_address(parts.hostname):
+        raise ValueError("the host must be a name or an address")
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
+    return f"{_DRIVER}://{parts.username}@{host}{'' if port is None else f':{port}'}{parts.path}"
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return "%" not in text
 
 
 class Tls(Section):
@@ -306,36 +325,54 @@ class Notifications(Section):
 class Metrics(Section):
     """Where Prometheus reads how the deployment does, and the token that it must have."""
 
-    #: host and port: loopback, and no path of the public proxy leads there
+    #: host and port: loopback, and no path of the public proxy leads there; on a cluster any address of the pod
     listen: str = "127.0.0.1:9464"
     #: file with the token, owned by user 1015
     token_file: Path
 
     @field_validator("listen")
     @classmethod
-    def _loopback(cls, address: str) -> str:
+    def _an_address(cls, address: str) -> str:
         host, _, port = address.rpartition(":")
-        if host.strip("[]") not in LOOPBACK or not port.isdigit():
+        if not port.isdigit() or not (host == "localhost" or _is_address(host.strip("[]"))):
             raise ValueError(f"{address} is not a port of loopback, such as 127.0.0.1:9464")
         return address
 
+    @property
+    def on_loopback(self) -> bool:
+        """Whether only this machine, or this pod, can ask."""
+        return self.listen.rpartition(":")[0].strip("[]") in LOOPBACK
 
-def _address_and_port(text: str) -> str:
-    """``text``, if it is an address (not a name) and a port: ``10.96.0.7:8081``, ``[fd00::7]:8081``."""
+
+def _host_and_port(text: str) -> tuple[str, int]:
+    """The two halves of ``10.96.0.7:8081``, ``[fd00::7]:8081`` or ``bulle-hub.bulle.svc:8081``.
+
+    Raises:
+        ValueError: it is neither an address nor a name, or the port is none.
+    """
+    wrong = ValueError(f"{text} is not an address and a port, such as 10.96.0.7:8081, or a name and a port")
     host, _, port = text.rpartition(":")
     six = host.startswith("[") and host.endswith("]")
-    try:
-        address = ip_address(host[1:-1] if six else host)
-    except ValueError:
-        raise ValueError(f"{text} is not an address and a port, such as 10.96.0.7:8081") from None
-    if (
-        six != (address.version == 6)
-        or "%" in host
-        or not re.fullmatch(r"[0-9]{1,5}", port)
-        or not 0 < int(port) < 65536
-    ):
-        raise ValueError(f"{text} is not an address and a port, such as 10.96.0.7:8081")
+    bare = host[1:-1] if six else host
+    if not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65536:
+        raise wrong
+    if _is_address(bare):
+        if six != (ip_address(bare).version == 6):
+            raise wrong
+    elif six or not _HOST.fullmatch(bare):
+        raise wrong
+    return bare, int(port)
+
+
+def _hub_place(text: str) -> str:
+    _host_and_port(text)
     return text
+
+
+def _pinned(image: str) -> str:
+    if re.fullmatch(r"(?:[a-z0-9][a-z0-9._/:-]*@)?sha256:[0-9a-f]{64}", image) is None:
+        raise ValueError(f"{image[:200]} is not named by its content, such as registry.example.org/bulle@sha256:…")
+    return image
 
 
 _Label = Annotated[str, Field(pattern=r"^[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?$")]
@@ -350,15 +387,58 @@ class Toleration(Section):
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
 
 
+_Image = Annotated[str, AfterValidator(_pinned)]
+
+
+class ClusterImages(Section):
+    """The images of workspaces on a cluster, each named by its content."""
+
+    gateway: _Image
+    sandbox: _Image
+
+
+class ProjectNamespaces(Section):
+    """What the namespace of every project gets besides what makes it Bulle's."""
+
+    #: what its pods may use together, in the words of a ResourceQuota's ``hard``; none: no ResourceQuota
+    quota: dict[str, str] = {}
+    #: limits of each container, in the words of a LimitRange: ``{"max": {"memory": "8Gi"}}``; none: no LimitRange
+    limit_range: dict[Literal["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"], dict[str, str]] = {}
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    #: minutes for which a namespace without a workspace stays
+    keep_minutes: Annotated[int, Field(ge=0)] = 60
+
+    @field_validator("labels", "annotations")
+    @classmethod
+    def _not_ours(cls, given: dict[str, str]) -> dict[str, str]:
+        # Stops: a label that makes a namespace look like another deployment's, or like none of ours.
+        if ours := [key for key in given if key.startswith("bulle.")]:
+            raise ValueError(f"{ours[0]} is Bulle's own to set")
+        return given
+
+
 class Kubernetes(Section):
     """How workspaces run on a cluster."""
 
+    #: full name of the release, with which the names of its objects begin
+    name: Annotated[str, Field(pattern=r"^[a-z](?:[-a-z0-9]{0,51}[a-z0-9])?$")] = "bulle"
+    #: namespace of the control plane
+    namespace: Annotated[str, Field(pattern=r"^[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?$")] = "bulle"
+    #: images of workspaces; None: those that were recorded in the state folder
+    images: ClusterImages | None = None
+    #: where node agents reach the authority; its server listens on 8443 of all addresses of its pod
+    authority: str | None = None
+    #: folder with ca.crt, tls.crt and tls.key of whoever reads this: the authority, or a node agent
+    tls: Path = Path("/etc/bulle/tls")
+    projects: ProjectNamespaces = ProjectNamespaces()
     #: kubelet's folder on the nodes, at the same path in the node agent
     kubelet: Path = Path("/var/lib/kubelet")
     #: a project's namespace is this, '-' and the project's id
     project_prefix: Annotated[str, Field(pattern=r"^[a-z0-9](?:[-a-z0-9]{0,22}[a-z0-9])?$")] = "bulle-project"
-    #: addresses and ports of the hub, the only ones to which a bridge may connect; none: TCP to anywhere
-    hub: tuple[Annotated[str, AfterValidator(_address_and_port)], ...] = ()
+    #: addresses (or names, see :func:`resolved`) and ports of the hub, the only ones to which a bridge may connect;
+    #: none: TCP to anywhere
+    hub: tuple[Annotated[str, AfterValidator(_hub_place)], ...] = ()
     #: container runtime of workspaces (such as Kata's); None: the cluster's own
     runtime_class: _Label | None = None
     priority_class: _Label | None = None
@@ -366,6 +446,21 @@ class Kubernetes(Section):
     node_selector: dict[str, str] = {}
     tolerations: tuple[Toleration, ...] = ()
     image_pull_secrets: tuple[_Label, ...] = ()
+
+    @field_validator("authority")
+    @classmethod
+    def _https(cls, address: str | None) -> str | None:
+        # Loopback in clear would do for a login; for a node agent it never does: its certificate says who it is.
+        if address is None:
+            return None
+        if not address.startswith("https://") or urlsplit(address).path.strip("/"):
+            raise ValueError(f"{address} must be https:// and a host, such as https://bulle-authority.bulle.svc:8443")
+        return _web_address(address, "authority")
+
+    @property
+    def named_hubs(self) -> tuple[str, ...]:
+        """Those of ``hub`` that are names still."""
+        return tuple(place for place in self.hub if not _is_address(_host_and_port(place)[0]))
 
 
 class Settings(Section):
@@ -389,8 +484,11 @@ class Settings(Section):
     probe: Probe = Probe()
     governance: Policy = Policy()
     notifications: Notifications = Notifications()
-    #: PostgreSQL that keeps governance: ``postgresql://user@/name``; None: SQLite in the state folder
+    #: PostgreSQL that keeps governance: ``postgresql://user@/name``, on a cluster ``postgresql://user@host/name``;
+    #: None: SQLite in the state folder
     database: str | None = None
+    #: certificates (PEM) of which one must have signed that of a database with a host
+    database_ca_file: Path | None = None
     #: file with its password, read at each connection
     database_password_file: Path | None = None
     #: folder of its unix socket, shown to the authority, which has no network
@@ -428,8 +526,19 @@ class Settings(Section):
     @model_validator(mode="after")
     def _database_is_whole(self) -> Settings:
         if self.database is None:
-            if self.database_socket is not None or self.database_password_file is not None:
-                raise ValueError("database_socket and database_password_file go with database")
+            if (self.database_socket, self.database_password_file, self.database_ca_file) != (None, None, None):
+                raise ValueError("database_socket, database_password_file and database_ca_file go with database")
+        elif urlsplit(self.database).hostname:
+            # Stops: a store, and its password, on somebody's network in clear or with a server that nobody knows.
+            # On one machine whoever broke into the authority has no way out. Shown by tests/unit/test_config.py.
+            if self.kubernetes is None:
+                raise ValueError(f"database: no host: {_NO_NETWORK}")
+            if self.database_ca_file is None or not self.database_ca_file.is_absolute():
+                raise ValueError("database with a host needs database_ca_file (absolute): who signs its certificate")
+            if self.database_socket is not None:
+                raise ValueError("database has a host, and database_socket is for one without")
+        elif self.database_ca_file is not None:
+            raise ValueError("database_ca_file is for a database with a host")
         elif self.database_socket is None or not self.database_socket.is_absolute():
             raise ValueError("database needs database_socket: the (absolute) folder of the server's unix socket")
         return self
@@ -437,11 +546,19 @@ class Settings(Section):
     @model_validator(mode="after")
     def _tls_away_from_loopback(self) -> Settings:
         host = self.listen.rsplit(":", 1)[0].strip("[]")
-        if self.tls is None and host not in LOOPBACK:
+        # On a cluster the ingress, which speaks for the public address, may end TLS.
+        if self.tls is None and host not in LOOPBACK and self.kubernetes is None:
             raise ValueError(f"listen: {self.listen} is not loopback, so tls must be set")
         # Cookies are marked Secure by the public address: where TLS is served it must say so.
         if self.tls is not None and not self.public_url.startswith("https://"):
             raise ValueError(f"public_url: {self.public_url} must be https:// where tls is set")
+        return self
+
+    @model_validator(mode="after")
+    def _figures_on_loopback(self) -> Settings:
+        # Elsewhere a port of the machine is a port of its network; a pod's is behind its NetworkPolicy and the token.
+        if self.metrics is not None and not self.metrics.on_loopback and self.kubernetes is None:
+            raise ValueError(f"metrics.listen: {self.metrics.listen} is not a port of loopback, such as 127.0.0.1:9464")
         return self
 
     @property
@@ -454,6 +571,9 @@ class Settings(Section):
         """SQLAlchemy URL of the governance store; it holds no password."""
         if self.database is None:
             return f"sqlite:///{self.layout.database}"
+        if self.database_ca_file is not None:
+            options = {"sslmode": "verify-full", "sslrootcert": str(self.database_ca_file), "gssencmode": "disable"}
+            return f"{self.database}?{urlencode(options)}"
         return f"{self.database}?{urlencode({'host': str(self.database_socket)})}"
 
 
@@ -486,8 +606,8 @@ class Layout:
         #: unix sockets between parts, a folder a socket
         self.sockets = state / "sockets"
 
-    def socket(self, name: Literal["hub", "portal", "node", "door", "csi"]) -> Path:
-        """The socket of the authority for hub, portal or node; of the node agent's door; of its CSI service."""
+    def socket(self, name: Literal["hub", "portal", "node", "cluster", "door", "csi"]) -> Path:
+        """The socket of the authority for hub, portal, node or the cluster's door; of the door; of the CSI service."""
         return self.sockets / name / f"{name}.sock"
 
     def metrics_socket(self, part: Literal["authority", "node", "portal"]) -> Path:
@@ -518,3 +638,47 @@ def load_settings(path: Path) -> Settings:
             f"{'.'.join(str(part) for part in fault['loc']) or 'settings'}: {fault['msg']}" for fault in error.errors()
         )
         raise SettingsError(f"{path}: {faults}") from error
+
+
+Lookup = Callable[[str], Iterable[str]]
+
+
+def _look_up(name: str) -> list[str]:
+    return [str(found[4][0]) for found in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)]
+
+
+def resolved(settings: Settings, look_up: Lookup = _look_up) -> Settings:
+    """``settings`` with addresses in place of names in ``kubernetes.hub``, in an order that depends on nothing else.
+
+    Whoever makes pods and whoever compares them calls this at its start, and both come to the same addresses. When a
+    name comes to mean another one, those who asked before and after differ, and the pods of one are refused by the
+    other: nothing starts until both have been started anew.
+
+    Raises:
+        SettingsError: a name has no address, or one that no other pod can have.
+    """
+    cluster = settings.kubernetes
+    if cluster is None or not cluster.named_hubs:
+        return settings
+    places: list[str] = []
+    for place in cluster.hub:
+        host, port = _host_and_port(place)
+        found = [ip_address(host)] if _is_address(host) else _addresses_of(host, look_up)
+        places += [f"[{each}]:{port}" if each.version == 6 else f"{each}:{port}" for each in found]
+    told = cluster.model_copy(update={"hub": tuple(dict.fromkeys(places))})
+    return settings.model_copy(update={"kubernetes": told})
+
+
+def _addresses_of(name: str, look_up: Lookup) -> list[IPv4Address | IPv6Address]:
+    hint = "see that the Service exists and that this pod may ask the cluster's resolver"
+    try:
+        found = {ip_address(text) for text in look_up(name)}
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"kubernetes.hub: {name} has no address: {error}", hint=hint) from error
+    if not found:
+        raise SettingsError(f"kubernetes.hub: {name} has no address", hint=hint)
+    # Stops: an answer that lets bridges, and the workspace beside them, at the node or a cloud's metadata.
+    for each in found:
+        if each.is_loopback or each.is_unspecified or each.is_multicast or each.is_link_local:
+            raise SettingsError(f"kubernetes.hub: {name} is {each}, which is no address of a Service", hint=hint)
+    return sorted(found, key=lambda each: (each.version, int(each)))

@@ -136,11 +136,15 @@ def workspace_pod(grant: Grant, settings: Settings, images: Images, lock_image: 
     cluster. ``lock_image`` holds the network lock; it is the gateway's.
 
     Raises:
-        SettingsError: ``settings.kubernetes`` is not set, or an image is not named by its content.
+        SettingsError: ``settings.kubernetes`` is not set, ``kubernetes.hub`` holds names still, or an image is not named
+            by its content.
     """
     cluster = settings.kubernetes
     if cluster is None:
         raise SettingsError("kubernetes: is not set, so there is no pod to make")
+    # Stops: a lock that lets a bridge nowhere, or (read as no address) anywhere: the pod has no resolver.
+    if cluster.named_hubs:
+        raise SettingsError(f"kubernetes.hub: {cluster.named_hubs[0]} is a name; it is resolved before a pod is made")
     paths = WorkspacePaths.of(settings.layout.mounts, grant.session)
     specs = workspace_specs(grant, settings, images, paths)
     sandbox = next(spec for spec in specs if spec.part is PartName.SANDBOX)

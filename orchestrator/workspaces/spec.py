@@ -8,6 +8,7 @@ in a grant and the bridge's environment; neither can name an image, a command, a
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -111,6 +112,25 @@ class Images:
 
     gateway: str
     sandbox: str
+
+
+def images_of(settings: Settings) -> Images:
+    """The images that workspaces run: on a cluster the settings', else those that were recorded when they were built.
+
+    Raises:
+        SettingsError: none are named or recorded.
+    """
+    named = settings.kubernetes.images if settings.kubernetes is not None else None
+    if named is not None:
+        return Images(gateway=named.gateway, sandbox=named.sandbox)
+    recorded = settings.layout.images
+    try:
+        ids = json.loads(recorded.read_text(encoding="utf-8"))
+        return Images(gateway=str(ids["gateway"]), sandbox=str(ids["sandbox"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SettingsError(
+            f"{recorded} does not name the images of gateway and sandbox: {error!r}", hint="bulle images build"
+        ) from error
 
 
 @dataclass(frozen=True)

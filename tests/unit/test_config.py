@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator.config import load_settings
+from orchestrator.config import Settings, load_settings, resolved
 from orchestrator.errors import SettingsError
+from orchestrator.workspaces.spec import images_of
 
 GOOD = {
     "deployment": "hospital",
@@ -54,6 +55,30 @@ def test_good_settings(tmp_path: Path) -> None:
         ({"database": "mysql://bulle@/bulle", "database_socket": "/run/pg"}, "database"),
         ({"database": "postgresql://bulle:secret@/bulle", "database_socket": "/run/pg"}, "no password in the address"),
         ({"database": "postgresql://bulle@db.example.org/bulle", "database_socket": "/run/pg"}, "has no network"),
+        ({"database": "postgresql://bulle@db.example.org/bulle", "database_ca_file": "/ca"}, "has no network"),
+        ({"database": "postgresql://bulle@db.example.org/b", "kubernetes": {}}, "database_ca_file"),
+        ({"database": "postgresql://b@db/b", "kubernetes": {}, "database_ca_file": "ca"}, "absolute"),
+        ({"database": "postgresql://b:secret@db/b", "kubernetes": {}, "database_ca_file": "/ca"}, "no password"),
+        (
+            {"database": "postgresql://b@db/b?sslmode=disable", "kubernetes": {}, "database_ca_file": "/ca"},
+            "no options",
+        ),
+        ({"database": "postgresql://b@db,evil/b", "kubernetes": {}, "database_ca_file": "/ca"}, "the host"),
+        (
+            {"database": "postgresql://b@db/b", "kubernetes": {}, "database_ca_file": "/c", "database_socket": "/r"},
+            "has a host",
+        ),
+        ({"database": "postgresql://b@/b", "database_socket": "/r", "database_ca_file": "/c"}, "with a host"),
+        ({"database_ca_file": "/c"}, "go with database"),
+        ({"metrics": {"listen": "0.0.0.0:9464", "token_file": "/t"}}, "metrics.listen"),
+        ({"metrics": {"listen": "metrics:9464", "token_file": "/t"}, "kubernetes": {}}, "metrics.listen"),
+        ({"kubernetes": {"authority": "http://127.0.0.1:8443"}}, "kubernetes.authority"),
+        ({"kubernetes": {"authority": "https://authority.bulle.svc:8443/x"}}, "kubernetes.authority"),
+        ({"kubernetes": {"images": {"gateway": "bulle:latest", "sandbox": f"sha256:{'a' * 64}"}}}, "images.gateway"),
+        ({"kubernetes": {"images": {"gateway": f"sha256:{'a' * 64}"}}}, "images.sandbox"),
+        ({"kubernetes": {"projects": {"labels": {"bulle.deployment": "other"}}}}, "projects.labels"),
+        ({"kubernetes": {"projects": {"limit_range": {"most": {}}}}}, "limit_range"),
+        ({"kubernetes": {}, "public_url": "http://bulle.example.org"}, "public_url"),
         ({"database": "postgresql://bulle@/bulle?host=db", "database_socket": "/run/pg"}, "has no network"),
         ({"database": "postgresql://bulle@/bulle?passfile=/p", "database_socket": "/run/pg"}, "no options"),
         ({"database": "postgresql:///bulle", "database_socket": "/run/pg"}, "needs a user"),
@@ -85,6 +110,97 @@ def test_a_password_in_the_settings_is_not_told_in_the_error(tmp_path: Path) -> 
 def test_a_database_behind_a_socket(tmp_path: Path, address: str, url: str) -> None:
     settings = load_settings(write(tmp_path, {**GOOD, "database": address, "database_socket": "/run/pg"}))
     assert settings.database_url == url
+
+
+ON_A_CLUSTER = {
+    **GOOD,
+    "listen": "0.0.0.0:8000",
+    "public_url": "https://bulle.example.org",
+    "metrics": {"listen": "0.0.0.0:9464", "token_file": "/t"},
+    "database": "postgresql://bulle@db.example.org:5433/store",
+    "database_ca_file": "/etc/bulle/database/ca.crt",
+    "kubernetes": {
+        "name": "trial-bulle",
+        "namespace": "research",
+        "hub": ["trial-bulle-hub.research.svc:8081", "10.96.0.9:8081"],
+        "authority": "https://trial-bulle-authority.research.svc:8443",
+        "images": {"gateway": f"registry.example.org/gateway@sha256:{'a' * 64}", "sandbox": f"sha256:{'b' * 64}"},
+        "projects": {"quota": {"pods": "20"}, "limit_range": {"max": {"memory": "8Gi"}}, "labels": {"tier": "a"}},
+    },
+}
+
+
+def test_what_a_cluster_allows(tmp_path: Path) -> None:
+    settings = load_settings(write(tmp_path, ON_A_CLUSTER))
+    assert settings.database_url == (
+        "postgresql+psycopg://bulle@db.example.org:5433/store"
+        "?sslmode=verify-full&sslrootcert=%2Fetc%2Fbulle%2Fdatabase%2Fca.crt&gssencmode=disable"
+    )
+    assert settings.layout.socket("cluster") == Path("/srv/bulle/sockets/cluster/cluster.sock")
+    assert images_of(settings).gateway.startswith("registry.example.org/gateway@sha256:")
+
+
+@pytest.mark.parametrize("key", ["listen", "metrics", "database"])
+def test_and_one_machine_does_not(tmp_path: Path, key: str) -> None:
+    here = {**GOOD, key: ON_A_CLUSTER[key]}
+    if key == "database":
+        here["database_ca_file"] = "/ca"
+    load_settings(write(tmp_path, {**here, "kubernetes": {}}))
+    with pytest.raises(SettingsError):
+        load_settings(write(tmp_path, here))
+
+
+def test_images_are_those_recorded_where_the_settings_name_none(tmp_path: Path) -> None:
+    settings = load_settings(write(tmp_path, {**GOOD, "state": str(tmp_path)}))
+    with pytest.raises(SettingsError, match=r"images\.json"):
+        images_of(settings)
+    settings.layout.public.mkdir()
+    settings.layout.images.write_text('{"gateway": "sha256:1", "sandbox": "sha256:2"}')
+    assert images_of(settings).sandbox == "sha256:2"
+
+
+def cluster(*hub: str) -> Settings:
+    return Settings.model_validate({**GOOD, "kubernetes": {"hub": hub}})
+
+
+def hubs(settings: Settings) -> tuple[str, ...]:
+    assert settings.kubernetes is not None
+    return settings.kubernetes.hub
+
+
+def test_names_of_the_hub_become_all_their_addresses_in_one_order() -> None:
+    asked = []
+
+    def look_up(name: str) -> list[str]:
+        asked.append(name)
+        return ["fd00::7", "10.96.0.12", "10.96.0.7", "10.96.0.7"]
+
+    there = resolved(cluster("hub.bulle.svc:8081", "10.96.0.7:8081"), look_up)
+    assert hubs(there) == ("10.96.0.7:8081", "10.96.0.12:8081", "[fd00::7]:8081")
+    assert asked == ["hub.bulle.svc"]
+    assert hubs(resolved(cluster("hub.bulle.svc:8081"), lambda name: reversed(look_up(name)))) == hubs(there)
+
+
+def test_without_names_nobody_is_asked() -> None:
+    def nobody(name: str) -> list[str]:
+        raise AssertionError(name)
+
+    for settings in (cluster("10.96.0.7:8081"), cluster(), Settings.model_validate(GOOD)):
+        assert resolved(settings, nobody) is settings
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [[], ["127.0.0.1"], ["10.96.0.7", "169.254.169.254"], ["::1"], ["fe80::1%eth0"], ["0.0.0.0"], ["224.0.0.1"]],
+)
+def test_a_name_without_an_address_that_a_service_can_have_is_refused(answer: list[str]) -> None:
+    with pytest.raises(SettingsError, match=r"hub\.bulle\.svc"):
+        resolved(cluster("hub.bulle.svc:8081"), lambda name: answer)
+
+
+def test_a_name_that_nobody_knows_is_refused() -> None:
+    with pytest.raises(SettingsError, match="has no address"):
+        resolved(cluster("nobody.invalid:8081"))
 
 
 @pytest.mark.parametrize("text", ["", "- a\n- b\n", "a: [", "{}"])

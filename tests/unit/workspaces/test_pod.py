@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from orchestrator.config import Settings, Uid
+from orchestrator.config import Settings, Uid, resolved
 from orchestrator.errors import SettingsError
 from orchestrator.terms import Grant
 from orchestrator.workspaces import pod, probe
@@ -405,11 +405,34 @@ def test_a_name_with_a_digest_is_named_by_its_content() -> None:
 
 
 @pytest.mark.parametrize(
-    "hub", ["hub:8081", "10.96.0.7", "10.96.0.7:0", "10.96.0.7:65536", "fd00::7:1", "1.2.3.4:1 -x"]
+    "hub",
+    [
+        "10.96.0.7",
+        "10.96.0.7:0",
+        "10.96.0.7:65536",
+        "fd00::7:1",
+        "1.2.3.4:1 -x",
+        # a resolver reads these as addresses: 10.96.0.7, 127.0.0.1
+        "10.6291463:1",
+        "127.1:1",
+        "[hub.bulle.svc]:1",
+        "hub..svc:1",
+        "-hub:1",
+        "hub",
+    ],
 )
 def test_the_hub_is_an_address_and_a_port(hub: str) -> None:
     with pytest.raises(ValueError, match="address and a port"):
         Settings.model_validate({**SETTINGS.model_dump(exclude_none=True), "kubernetes": {"hub": [hub]}})
+
+
+def test_a_hub_with_a_name_makes_no_pod_until_it_is_resolved() -> None:
+    cluster = {"hub": ["bulle-hub.bulle.svc:8081"]}
+    named_hub = Settings.model_validate({**SETTINGS.model_dump(exclude_none=True), "kubernetes": cluster})
+    with pytest.raises(SettingsError, match="resolved"):
+        made(settings=named_hub)
+    there = resolved(named_hub, lambda name: ["10.96.0.7"])
+    assert "10.96.0.7:8081" in str(made(settings=there)["spec"]["initContainers"])
 
 
 def test_the_pod_of_one_call_is_not_changed_by_what_is_done_to_that_of_another() -> None:
