@@ -1,5 +1,5 @@
-"""Addresses of the control plane's parts, all derived from two settings: the bridges' subnet and the first
-port.
+"""Addresses of the control plane's parts, derived from a few settings: the first port, and the bridges' subnet or, on a
+cluster, the hub's Service.
 """
 
 from __future__ import annotations
@@ -14,8 +14,12 @@ from orchestrator.config import Settings
 class Addresses:
     """Where the parts of one deployment listen."""
 
-    #: address of this machine on the bridges' network; the hub listens here and nowhere else
-    gateway: str
+    #: where parts of the control plane reach the hub: this machine's address on the bridges' network, where alone the
+    #: hub listens; on a cluster, loopback of the one pod in which they all are
+    hub_host: str
+    #: the hub's Service on a cluster, ``address:port``; None where there is none, or where its name is to be resolved
+    hub_service: str | None
+    on_cluster: bool
     hub_port: int
     proxy_api_port: int
     portal_port: int
@@ -26,8 +30,20 @@ class Addresses:
 
     @property
     def hub_url(self) -> str:
-        """The hub, for the proxy, the portal and the bridges."""
-        return f"http://{self.gateway}:{self.hub_port}"
+        """The hub, for the proxy, the portal and, on one machine, the bridges."""
+        return f"http://{self.hub_host}:{self.hub_port}"
+
+    @property
+    def hub_bind_url(self) -> str:
+        """Where the hub listens: on a cluster at all addresses of its pod, whose own is known to nobody beforehand."""
+        return f"http://:{self.hub_port}" if self.on_cluster else self.hub_url
+
+    @property
+    def hub_url_of_bridges(self) -> str | None:
+        """The hub, for the bridges, which can ask no resolver; None where it is not known."""
+        if not self.on_cluster:
+            return self.hub_url
+        return None if self.hub_service is None else f"http://{self.hub_service}"
 
     @property
     def proxy_api_url(self) -> str:
@@ -44,8 +60,12 @@ def addresses(settings: Settings) -> Addresses:
     """The addresses that ``settings`` imply."""
     host, _, port = settings.listen.rpartition(":")
     first = settings.internal_port
+    cluster = settings.kubernetes
+    service = None if cluster is None or not cluster.hub or cluster.named_hubs else cluster.hub[0]
     return Addresses(
-        gateway=str(ipaddress.ip_network(settings.bridge_subnet)[1]),
+        hub_host=str(ipaddress.ip_network(settings.bridge_subnet)[1]) if cluster is None else "127.0.0.1",
+        hub_service=service,
+        on_cluster=cluster is not None,
         hub_port=first,
         proxy_api_port=first + 1,
         portal_port=first + 2,

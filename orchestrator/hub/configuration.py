@@ -8,6 +8,7 @@ from typing import Any
 from orchestrator import pages
 from orchestrator.addresses import addresses
 from orchestrator.config import Settings
+from orchestrator.errors import SettingsError
 from orchestrator.hub.authenticator import BulleAuthenticator
 from orchestrator.hub.spawner import BulleSpawner
 from orchestrator.hub.words import page_words
@@ -50,7 +51,7 @@ def configure(c: Any, settings: Settings) -> None:
     """Set JupyterHub's configuration object ``c`` for ``settings``.
 
     Raises:
-        SettingsError: a secret is absent or open to everybody.
+        SettingsError: a secret is absent or open to everybody, or ``kubernetes.hub`` is not resolved.
     """
     secrets = settings.layout.secrets / "hub"
     _addresses(c, settings)
@@ -67,11 +68,19 @@ def _addresses(c: Any, settings: Settings) -> None:
     c.JupyterHub.bind_url = settings.public_url
     c.JupyterHub.public_url = settings.public_url
     # The bridges' network is the only place besides loopback from which the hub may be asked.
-    c.JupyterHub.hub_bind_url = where.hub_url
+    c.JupyterHub.hub_bind_url = where.hub_bind_url
     c.JupyterHub.hub_connect_url = where.hub_url
     # Behind the proxy only. The scheme that it reports decides nothing but the look of links and the cookie's
     # flag, which is set below from the settings.
-    c.JupyterHub.trusted_downstream_ips = ["127.0.0.1", where.gateway]
+    c.JupyterHub.trusted_downstream_ips = ["127.0.0.1", where.hub_host]
+    if where.on_cluster:
+        if where.hub_url_of_bridges is None:
+            raise SettingsError(
+                "kubernetes.hub: names no address of the hub's Service, so that no bridge finds the hub"
+            )
+        c.BulleSpawner.hub_connect_url = where.hub_url_of_bridges
+        # There it listens on the network of all pods.
+        c.BulleHub.others_are_bridges = True
     c.ConfigurableHTTPProxy.should_start = False
     c.ConfigurableHTTPProxy.api_url = where.proxy_api_url
     c.ConfigurableHTTPProxy.auth_token = read_secret(settings.layout.secrets / "hub" / "proxy-token")

@@ -38,6 +38,9 @@ def sources_of(settings: Settings) -> dict[str, Source]:
     """Whom to ask: each part's socket, and the hub, with a token that is good for this and nothing else."""
     found: dict[str, Source] = {}
     for part in PARTS:
+        # On a cluster there is one node agent a node, and Prometheus asks each: nobody here could.
+        if part == "node" and settings.kubernetes is not None:
+            continue
         transport = httpx.AsyncHTTPTransport(uds=str(settings.layout.metrics_socket(part)))
         found[part] = _client("http://part", transport), {}
     token = read_secret(settings.layout.secrets / "metrics" / "hub-token")

@@ -61,6 +61,33 @@ def test_the_hub_listens_to_the_bridges_network_and_people_come_through_the_prox
     assert c.JupyterHub.services[0]["url"] == "http://127.0.0.1:8083"
 
 
+ON_A_CLUSTER = {
+    "public_url": "https://bulle.example.org",
+    "listen": "0.0.0.0:8000",
+    "kubernetes": {"hub": ["[fd00::7]:8081", "10.96.0.7:8081"]},
+}
+
+
+def test_on_a_cluster_bridges_come_by_the_service_and_all_others_by_loopback(tmp_path: Path) -> None:
+    c = configured(tmp_path, **ON_A_CLUSTER)
+    assert c.JupyterHub.hub_bind_url == "http://:8081"
+    assert c.JupyterHub.hub_connect_url == "http://127.0.0.1:8081"
+    assert c.BulleSpawner.hub_connect_url == "http://[fd00::7]:8081"
+    assert set(c.JupyterHub.trusted_downstream_ips) == {"127.0.0.1"}
+    assert c.BulleHub.others_are_bridges is True
+    assert c.JupyterHub.tornado_settings["cookie_options"]["secure"] is True
+    words = proxy.arguments(settings(tmp_path, **ON_A_CLUSTER))
+    assert "--ip=0.0.0.0" in words and "--port=8000" in words and "--api-ip=127.0.0.1" in words
+    assert "--default-target=http://127.0.0.1:8081" in words
+    assert "BulleHub" not in configured(tmp_path)
+
+
+@pytest.mark.parametrize("hub", [[], ["hub.bulle.svc:8081"]])
+def test_a_hub_whose_service_is_not_known_does_not_start(tmp_path: Path, hub: list[str]) -> None:
+    with pytest.raises(SettingsError, match=r"kubernetes\.hub"):
+        configured(tmp_path, **{**ON_A_CLUSTER, "kubernetes": {"hub": hub}})
+
+
 def test_nobody_is_an_administrator_and_nothing_is_shared(tmp_path: Path) -> None:
     c = configured(tmp_path)
     assert c.BulleAuthenticator.admin_users == set()

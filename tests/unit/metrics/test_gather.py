@@ -255,3 +255,15 @@ def test_the_doctor_sees_a_token_that_is_missing_or_open_to_others(settings: Set
     settings.metrics.token_file.unlink()
     found = check_secrets(settings)
     assert found.level is Level.FAULT and "metrics.token_file" in found.message
+
+
+def test_on_a_cluster_node_agents_are_asked_by_prometheus_itself_and_not_told_to_be_down(tmp_path: Path) -> None:
+    here = settings_in(tmp_path)
+    token = here.layout.secrets / "metrics" / "hub-token"
+    token.parent.mkdir(parents=True, exist_ok=True)
+    token.write_text("t")
+    token.chmod(0o600)
+    there = Settings.model_validate({**here.model_dump(exclude_none=True), "kubernetes": {}})
+    assert set(sources_of(here)) == {"authority", "node", "portal", "hub"}
+    assert set(sources_of(there)) == {"authority", "portal", "hub"}
+    assert str(sources_of(there)["hub"][0].base_url) == "http://127.0.0.1:8081/hub/"
