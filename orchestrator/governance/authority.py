@@ -1,8 +1,9 @@
-"""The authority service: governance, grants and the audit log behind three unix sockets, one for each client.
+"""The authority service: governance, grants and the audit log behind unix sockets, one for each client.
 
 Which socket a call comes through is who calls: each socket lies in a folder that only its client can enter.
 So there is one application for each, with that client's calls and no others (docs/architecture.md, Wire
-contracts).
+contracts). On a cluster the node agents, which are elsewhere, come by TLS and prove themselves with a certificate
+(:mod:`orchestrator.governance.mutual_tls`), and the door that makes pods has a socket of its own.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ from orchestrator.governance.cards import (
 from orchestrator.governance.certificates import sign_certificate
 from orchestrator.governance.grants import issuer_of, sign_grant
 from orchestrator.governance.keys import GRANT_KEY, load_private_key
+from orchestrator.governance.secured import Secured
 from orchestrator.governance.service import Governance
 from orchestrator.governance.serving import serve_on_sockets
 from orchestrator.governance.states import PlatformRole
@@ -88,11 +90,13 @@ NODE = Part(
     families=("workspace.", "probe.", "key.", "view.", "mount.", "volume.", "folder.", "node."),
 )
 PORTAL = Part("portal", families=("page.",))
+#: the part that makes pods on a cluster; what it tells of starts and stops is told under its own name
+DOOR = Part("door", kinds=frozenset({"workspace.start", "workspace.stop"}), families=("pod.", "door."))
 
 
 @dataclass(frozen=True)
 class Authority:
-    """What the three applications share."""
+    """What the applications share."""
 
     governance: Governance
     grant_key: Ed25519PrivateKey
@@ -289,6 +293,22 @@ def node_app(authority: Authority) -> FastAPI:
     return app
 
 
+def cluster_app(authority: Authority) -> FastAPI:
+    """What the door of a cluster may ask: whether what runs is allowed, write its events. Nothing else.
+
+    That it asks is no sign that a node agent lives, and its claims are not what a node agent says runs.
+    """
+    app = _app()
+    _add_events(app, authority, DOOR)
+
+    @app.post("/v1/sessions/check")
+    def check(claims: Annotated[list[SessionClaim], Field(max_length=MAX_CLAIMS)]) -> list[SessionVerdict]:
+        with measures.DECISIONS.timed(question="check"):
+            return authority.governance.check_sessions(claims)
+
+    return app
+
+
 def _add_events(app: FastAPI, authority: Authority, part: Part) -> None:
     @app.post("/v1/events", status_code=201)
     def post_event(event: Event) -> Recorded:
@@ -401,7 +421,7 @@ class Clockwork:
 
 
 def serve(settings: Settings, governance: Governance) -> None:
-    """Run the three sockets until SIGTERM or SIGINT."""
+    """Run the sockets until SIGTERM or SIGINT; on a cluster, the port for node agents in place of theirs."""
     logs.configure("authority", settings.logs)
     layout = settings.layout
     measures.follow(governance)
@@ -409,10 +429,9 @@ def serve(settings: Settings, governance: Governance) -> None:
     authority = authority_of(settings, governance, load_private_key(layout.authority / GRANT_KEY))
     if settings.notifications.wanted:
         Clockwork(governance, settings.notifications.digest_weekday).start()
-    serve_on_sockets(
-        {
-            layout.socket("hub"): hub_app(authority),
-            layout.socket("portal"): portal_app(authority),
-            layout.socket("node"): node_app(authority),
-        }
-    )
+    apps = {layout.socket("hub"): hub_app(authority), layout.socket("portal"): portal_app(authority)}
+    if settings.kubernetes is None:
+        serve_on_sockets({**apps, layout.socket("node"): node_app(authority)})
+    else:
+        nodes = Secured(node_app(authority), settings.kubernetes.tls)
+        serve_on_sockets({**apps, layout.socket("cluster"): cluster_app(authority)}, nodes)

@@ -1,4 +1,4 @@
-"""Clients of the authority, over its unix sockets.
+"""Clients of the authority, over its unix sockets, and over TLS for the node agents of a cluster.
 
 An error that the authority answers is raised here as the same type. Where it cannot be asked, or its answer
 cannot be understood, that is an UnavailableError: the caller then does nothing.
@@ -7,6 +7,8 @@ cannot be understood, that is an UnavailableError: the caller then does nothing.
 from __future__ import annotations
 
 import json
+import ssl
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ import httpx
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
-from orchestrator.errors import UnavailableError, from_wire
+from orchestrator.errors import SettingsError, UnavailableError, from_wire
 from orchestrator.governance.calls import operation_named
 from orchestrator.governance.cards import (
     ClosingDone,
@@ -32,11 +34,14 @@ from orchestrator.governance.cards import (
     ProjectCard,
     Recorded,
 )
+from orchestrator.governance.mutual_tls import Renewed, client_context
 from orchestrator.terms import Event, SessionClaim, SessionVerdict
 
 Answer = TypeVar("Answer")
 
 TIMEOUT = 10.0
+#: seconds for which an idle connection over TLS is kept; shorter than the server's own
+_KEEP_SECONDS = 15.0
 
 _PROJECTS = TypeAdapter(list[ProjectCard])
 _NOTICES = TypeAdapter(list[Notice])
@@ -192,6 +197,28 @@ def _person_path(person: str) -> str:
     return f"/v1/persons/{quote(person, safe='')}"
 
 
+class _OverTls:
+    """A client for as long as its certificates last."""
+
+    def __init__(self, url: str, certificates: Renewed, timeout: float) -> None:
+        self._url, self._certificates, self._timeout = url, certificates, timeout
+        self._lock = threading.Lock()
+        self._context = certificates.context()
+        self._http = self._made(self._context)
+
+    def http(self) -> httpx.Client:
+        """The client to ask with; of another, others may still be waiting for an answer, so it is left to them."""
+        with self._lock:
+            context = self._certificates.context()
+            if context is not self._context:
+                self._context, self._http = context, self._made(context)
+            return self._http
+
+    def _made(self, context: ssl.SSLContext) -> httpx.Client:
+        limits = httpx.Limits(keepalive_expiry=_KEEP_SECONDS)
+        return httpx.Client(base_url=self._url, verify=context, timeout=self._timeout, trust_env=False, limits=limits)
+
+
 class AuthorityClient:
     """Blocking client; safe to share between threads. Which calls are answered depends on the socket.
 
@@ -200,13 +227,35 @@ class AuthorityClient:
     """
 
     def __init__(self, socket: Path, *, timeout: float = TIMEOUT) -> None:
-        self._socket = socket
         transport = httpx.HTTPTransport(uds=str(socket))
+        self._place: Path | str = socket
         self._http = httpx.Client(transport=transport, base_url="http://authority", timeout=timeout, trust_env=False)
+        self._tls: _OverTls | None = None
+
+    @classmethod
+    def over_tls(cls, url: str, folder: Path, *, timeout: float = TIMEOUT) -> Self:
+        """The client of a node agent on a cluster: ``url`` is ``https://…``; ``folder`` holds its certificate and key.
+
+        The server's name is checked, by the authority in the folder alone; no proxy of the environment is asked.
+        Certificates are read anew when they change on disk.
+
+        Raises:
+            SettingsError: ``url`` is none, or the folder does not hold them.
+        """
+        if not url.startswith("https://"):
+            raise SettingsError(f"kubernetes.authority: {url} is not https://")
+        made = cls.__new__(cls)
+        made._place = url
+        made._tls = _OverTls(url, Renewed(folder, client_context), timeout)
+        made._http = made._tls.http()
+        return made
+
+    def _client(self) -> httpx.Client:
+        return self._http if self._tls is None else self._tls.http()
 
     def close(self) -> None:
         """Close the connections."""
-        self._http.close()
+        self._client().close()
 
     def __enter__(self) -> Self:
         return self
@@ -216,9 +265,9 @@ class AuthorityClient:
 
     def _ask(self, call: Call[Answer]) -> Answer:
         try:
-            response = self._http.request(**call.request())
+            response = self._client().request(**call.request())
         except httpx.HTTPError as error:
-            raise _unanswered(self._socket, error) from error
+            raise _unanswered(self._place, error) from error
         return call.answer(response)
 
     def grant(self, person: str, project: str) -> IssuedGrant:
@@ -390,6 +439,6 @@ class AsyncAuthorityClient:
         return await self._ask(operation_call(name, arguments, by=by, token=token, signature=signature))
 
 
-def _unanswered(socket: Path, error: httpx.HTTPError) -> UnavailableError:
+def _unanswered(socket: Path | str, error: httpx.HTTPError) -> UnavailableError:
     told = str(error) or type(error).__name__
     return UnavailableError(f"the authority does not answer on {socket}: {told}", hint="see bulle status")

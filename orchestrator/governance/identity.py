@@ -15,7 +15,7 @@ HUB = "hub"
 NODE = "node-agent"
 
 #: names under which parts of the platform act; nobody's id is one of them
-RESERVED = frozenset({OPERATOR, HUB, NODE, "authority", "portal", "proxy", "root"})
+RESERVED = frozenset({OPERATOR, HUB, NODE, "authority", "portal", "proxy", "door", "root"})
 
 _PLAIN = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 

@@ -1,4 +1,4 @@
-"""Several HTTP applications, each on its own unix socket, in one event loop."""
+"""Several HTTP applications, each on its own unix socket (and one perhaps on a port), in one event loop."""
 
 from __future__ import annotations
 
@@ -7,18 +7,22 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from pathlib import Path
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from orchestrator.errors import SettingsError
+from orchestrator.governance.mutual_tls import Renewed
+from orchestrator.governance.secured import Secured, accepting
 
 #: owner and group may connect; the group is that of the set-gid folder: the socket's one client
 SOCKET_MODE = 0o660
 _BACKLOG = 128
 _GRACE_SECONDS = 5
+#: longer than a client's own, so that it is never the server that closes what is about to be used
+_KEEP_SECONDS = 30
 
 
 class _Server(uvicorn.Server):
@@ -56,39 +60,49 @@ def listen(path: Path) -> socket.socket:
     return listener
 
 
-def serve_on_sockets(apps: Mapping[Path, ASGIApp]) -> None:
+def serve_on_sockets(apps: Mapping[Path, ASGIApp], secured: Secured | None = None) -> None:
     """Serve until SIGTERM or SIGINT; what is being answered then is still answered.
 
     Raises:
-        SettingsError: one of the sockets cannot be made; none is served then.
+        SettingsError: one of the sockets, or the port, cannot be had; none is served then.
     """
     listeners: list[socket.socket] = []
+    port: tuple[socket.socket, Renewed] | None = None
     try:
+        if secured is not None:
+            port = secured.open()
         for path in apps:
             listeners.append(listen(path))
-        asyncio.run(_serve(list(zip(apps.values(), listeners, strict=True))))
+        asyncio.run(_serve(list(zip(apps.values(), listeners, strict=True)), secured, port))
     finally:
-        for listener in listeners:
+        for listener in listeners if port is None else (*listeners, port[0]):
             listener.close()
         for path, _ in zip(apps, listeners, strict=False):
             path.unlink(missing_ok=True)
 
 
-async def _serve(apps: list[tuple[ASGIApp, socket.socket]]) -> None:
-    servers = [
-        _Server(
-            uvicorn.Config(
-                app,
-                lifespan="off",
-                log_config=None,
-                log_level="warning",
-                access_log=False,
-                server_header=False,
-                timeout_graceful_shutdown=_GRACE_SECONDS,
-            )
+def _server(app: ASGIApp, keep: int = 5) -> _Server:
+    return _Server(
+        uvicorn.Config(
+            app,
+            lifespan="off",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=keep,
+            timeout_graceful_shutdown=_GRACE_SECONDS,
         )
-        for app, _ in apps
-    ]
+    )
+
+
+async def _serve(
+    apps: list[tuple[ASGIApp, socket.socket]], secured: Secured | None, port: tuple[socket.socket, Renewed] | None
+) -> None:
+    servers = [_server(app) for app, _ in apps]
+    if secured is not None:
+        servers.append(_server(secured.app, _KEEP_SECONDS))
 
     def stop() -> None:
         for server in servers:
@@ -98,10 +112,13 @@ async def _serve(apps: list[tuple[ASGIApp, socket.socket]]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
 
-    async def run(server: _Server, listener: socket.socket) -> None:
+    async def run(serving: Coroutine[None, None, None]) -> None:
         try:
-            await server.serve(sockets=[listener])
+            await serving
         finally:
             stop()  # one that fails takes the others down: half an authority is none
 
-    await asyncio.gather(*(run(server, listener) for server, (_, listener) in zip(servers, apps, strict=True)))
+    parts = [server.serve(sockets=[listener]) for server, (_, listener) in zip(servers, apps, strict=False)]
+    if port is not None:
+        parts.append(accepting(servers[-1], port[1], port[0]))
+    await asyncio.gather(*(run(part) for part in parts))
