@@ -17,12 +17,21 @@ from orchestrator.data.ingest import ingest as ingest_file
 from orchestrator.data.schema import Column, Translated, load_schema
 from orchestrator.data.store import DatasetStore
 from orchestrator.errors import BulleError
+from orchestrator.governance.identity import OPERATOR
 from orchestrator.keys import KeyRing, open_custodian
 from orchestrator.terms import Event, Outcome
 
 app = typer.Typer(help="Datasets: ingest, list, show, delete.", no_args_is_help=True)
 
 Person = Annotated[str | None, typer.Option("--as", help="Who does this; the default is the login name.")]
+
+
+def _login_name() -> str:
+    """Who is logged in; in a container, whose user has no name, the operator."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return OPERATOR
 
 
 class _Audit(Protocol):
@@ -59,7 +68,7 @@ def ingest(
     described = load_schema(schema)
     ring = _ring(settings)
     audit = _audit(settings)
-    actor = person or getpass.getuser()
+    actor = person or _login_name()
     detail = {"dataset": name, "table": table or name, "file": file.name}
 
     def before_keys(key_ids: tuple[str, ...]) -> None:
@@ -117,7 +126,7 @@ def delete(
     Catalogue(settings.layout.datasets).dataset(name)
     if not yes:
         typer.confirm(f"Destroy dataset '{name}' with its keys, for good?", abort=True)
-    actor = person or getpass.getuser()
+    actor = person or _login_name()
     audit = _audit(settings)
     event = Event(kind="dataset.delete", actor=actor, outcome=Outcome.STARTED, detail={"dataset": name})
     audit.record(event)

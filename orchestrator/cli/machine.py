@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Annotated
 
 import httpx
@@ -12,6 +14,7 @@ from rich.table import Table
 
 from orchestrator.cli import demo as demo_machine
 from orchestrator.cli.context import open_settings, settings_file
+from orchestrator.cli.demo.content import create_content
 from orchestrator.errors import SettingsError, UnavailableError, from_wire
 from orchestrator.machine import images as machine_images
 from orchestrator.machine.deployment import Deployment
@@ -100,6 +103,16 @@ def demo_up(port: Annotated[int, typer.Option(help="Loopback port of the login p
         table.add_row(person.name, person.password, person.what)
     console.print(table)
     console.print(f"Log in at {found.url} as researcher and open a workspace. Stop it with: make down")
+
+
+@demo_app.command("content")
+def demo_content(
+    sources: Annotated[Path, typer.Option(help="Folder with rwm5yr.csv and colon.csv, or the package of them.")],
+) -> None:
+    """Put the demo's people, data sets and projects into the deployment of the settings; what is there stays."""
+    people = {person.name: person.platform_role for person in demo_machine.PEOPLE}
+    until = datetime.now(UTC) + timedelta(days=365)
+    create_content(open_settings(), people_roles=people, until=until, say=say, sources=sources)
 
 
 @demo_app.command("down")

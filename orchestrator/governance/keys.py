@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -38,40 +40,55 @@ def create_signing_keys(layout: Layout, clock: Callable[[], datetime] = _utc_now
     """Make the keys that are missing, and begin the audit log together with its key. Safe to repeat.
 
     Private halves are PEM files of mode 0600 in ``layout.authority``, public halves of mode 0644 in
-    ``layout.public``. Run as root, what the authority must write is given to its user id. Returns whether
-    anything was made.
+    ``layout.public``. Run as root, what the authority must write is given to its user id. Of several that run at once
+    one makes them. Returns whether anything was made.
 
     Raises:
         SettingsError: a file cannot be read or written.
         AuditError: the audit log cannot be begun.
     """
-    made = False
     try:
         for folder, mode in ((layout.authority, 0o700), (layout.audit, 0o700)):
             if not folder.exists():
-                folder.mkdir(mode=mode, parents=True)
+                folder.mkdir(mode=mode, parents=True, exist_ok=True)
                 _give_to_authority(folder)
         layout.public.mkdir(mode=0o755, parents=True, exist_ok=True)
-        if not (layout.authority / GRANT_KEY).exists():
-            _fresh(layout.authority / GRANT_KEY).replace(layout.authority / GRANT_KEY)
-            made = True
-        if not (layout.authority / AUDIT_KEY).exists():
-            # The key takes its final name only when its log has begun: a missing log is then always
-            # tampering.
-            fresh = _fresh(layout.authority / AUDIT_KEY)
-            log = AuditLog(layout.audit, load_private_key(fresh), clock=clock)
-            if not (layout.audit / "head.json").exists():
-                log.create()
-            else:
-                log.verify().raise_if_bad()
-            for path in layout.audit.iterdir():
-                _give_to_authority(path)
-            fresh.replace(layout.authority / AUDIT_KEY)
-            made = True
-        for private, public in ((GRANT_KEY, GRANT_PUBLIC), (AUDIT_KEY, AUDIT_PUBLIC)):
-            made |= _publish(load_private_key(layout.authority / private), layout.public / public)
+        with _one_at_a_time(layout.authority):
+            return _create_signing_keys(layout, clock)
     except OSError as error:
         raise SettingsError(f"cannot make the signing keys: {error}") from error
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _create_signing_keys(layout: Layout, clock: Callable[[], datetime]) -> bool:
+    made = False
+    if not (layout.authority / GRANT_KEY).exists():
+        _fresh(layout.authority / GRANT_KEY).replace(layout.authority / GRANT_KEY)
+        made = True
+    if not (layout.authority / AUDIT_KEY).exists():
+        # The key takes its final name only when its log has begun: a missing log is then always
+        # tampering.
+        fresh = _fresh(layout.authority / AUDIT_KEY)
+        log = AuditLog(layout.audit, load_private_key(fresh), clock=clock)
+        if not (layout.audit / "head.json").exists():
+            log.create()
+        else:
+            log.verify().raise_if_bad()
+        for path in layout.audit.iterdir():
+            _give_to_authority(path)
+        fresh.replace(layout.authority / AUDIT_KEY)
+        made = True
+    for private, public in ((GRANT_KEY, GRANT_PUBLIC), (AUDIT_KEY, AUDIT_PUBLIC)):
+        made |= _publish(load_private_key(layout.authority / private), layout.public / public)
     return made
 
 

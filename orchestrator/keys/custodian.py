@@ -51,7 +51,8 @@ def open_custodian(settings: Settings, layout: Layout) -> KeyCustodian:
     """Open the custodian that the settings name.
 
     The embedded one is made on its first use, while the deployment has no wrapped key yet. Later a missing
-    key file is an error: a new key in its place could open nothing and would hide the loss.
+    key file is an error: a new key in its place could open nothing and would hide the loss. On a cluster it is a
+    Secret, and none is made: in a container it would be gone with it, and everything under it.
 
     Raises:
         CustodyError: the key file or the token is absent, open to others, or unusable.
@@ -60,6 +61,10 @@ def open_custodian(settings: Settings, layout: Layout) -> KeyCustodian:
         case FileSettings():
             path = layout.custodian / KEY_FILE
             if not path.exists():
+                if settings.kubernetes is not None:
+                    raise CustodyError(
+                        f"the custodian's key {path} is not there", hint="mount the custodian's Secret in this pod"
+                    )
                 if layout.keyring.is_dir() and any(layout.keyring.iterdir()):
                     raise CustodyError(
                         f"the custodian's key {path} is gone, and wrapped keys exist that only it opens",

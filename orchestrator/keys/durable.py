@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 from pathlib import Path
 
 UNFINISHED = ".new-"
@@ -19,7 +20,19 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _mode_in(folder: Path, mode: int) -> int:
+    """``mode``, and the same for the group where a folder is set up to be shared with it.
+
+    On a cluster the node agents (root) and the administrator's tools (the authority's user) keep one key ring: its
+    folder is set-gid and its group may write. On one machine the folder is root's alone.
+    """
+    found = folder.stat().st_mode
+    shared = found & stat.S_ISGID and found & stat.S_IWGRP
+    return mode | (mode & 0o700) >> 3 if shared else mode
+
+
 def _write_unfinished(path: Path, content: bytes, mode: int) -> Path:
+    mode = _mode_in(path.parent, mode)
     unfinished = path.with_name(f"{UNFINISHED}{secrets.token_hex(8)}")
     descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -26,18 +27,22 @@ def read_private(path: Path, what: str) -> bytes:
     unnoticed. The check is on the opened file, not on the path, so it cannot be swapped in between.
     Test: ``tests/unit/keys/test_file.py::test_a_key_that_others_can_read_is_refused``.
 
+    In a folder that kubelet made of a Secret the file is a link of kubelet's, and the pod's group may read it: who is
+    in that group is who has the Secret mounted. Nobody makes such a folder by accident.
+
     Raises:
         CustodyError: absent, not a plain file, owned by someone else, or open to group or others.
     """
+    of_secret = _in_secret(path)
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = os.open(of_secret or path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError as error:
         raise CustodyError(f"{what} {path}: {error.strerror}") from error
     with os.fdopen(descriptor, "rb") as stream:
         status = os.fstat(stream.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise CustodyError(f"{what} {path} is not a plain file")
-        if status.st_mode & 0o077:
+        if status.st_mode & (0o077 if of_secret is None else 0o037):
             raise CustodyError(
                 f"{what} {path} can be read by others (mode {stat.S_IMODE(status.st_mode):04o})",
                 hint=f"chmod 600 {path}, and consider the key known to whoever could read it",
@@ -45,6 +50,18 @@ def read_private(path: Path, what: str) -> bytes:
         if status.st_uid not in (0, os.geteuid()):
             raise CustodyError(f"{what} {path} belongs to uid {status.st_uid}", hint=f"chown root {path}")
         return stream.read()
+
+
+def _in_secret(path: Path) -> Path | None:
+    """Where the file is, if ``path`` is a link in a Secret's folder: to ``..data/NAME``, and that to ``..MOMENT``."""
+    data = path.parent / "..data"
+    try:
+        if str(path.readlink()) != f"..data/{path.name}":
+            return None
+        moment = str(data.readlink())
+    except OSError:
+        return None
+    return path.parent / moment / path.name if re.fullmatch(r"\.\.[A-Za-z0-9_.-]+", moment) else None
 
 
 class FileCustodian:

