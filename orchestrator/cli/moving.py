@@ -13,7 +13,7 @@ from rich.markup import escape
 from orchestrator.cli.call import As, actor
 from orchestrator.cli.context import open_audit, open_governance, open_settings, settings_file
 from orchestrator.config import Settings
-from orchestrator.errors import SecondPersonError
+from orchestrator.errors import InputError, SecondPersonError
 from orchestrator.governance.identity import OPERATOR
 from orchestrator.terms import Event, Outcome
 
@@ -74,8 +74,14 @@ def backup_create(
 @backup_app.command("restore")
 def backup_restore(  # noqa: PLR0917 - options of a command
     file: Annotated[Path, typer.Argument(help="The backup.")],
-    state: Annotated[Path, typer.Option(metavar="FOLDER", help="Where it goes: absent or empty.")],
     identity: Annotated[Path, typer.Option(metavar="FILE", help="File with the age identity that opens it.")],
+    state: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where it goes: absent or empty.", show_default=False)
+    ] = None,
+    volumes: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="On a cluster, in place of --state: the folder of its empty volumes."),
+    ] = None,
     signer: Annotated[
         str | None, typer.Option("--from", metavar="FINGERPRINT", help="Deployment that must have made it.")
     ] = None,
@@ -86,8 +92,24 @@ def backup_restore(  # noqa: PLR0917 - options of a command
 ) -> None:
     """Restore a backup into an empty folder; nothing stays of one that fails."""
     from orchestrator.moving.envelope import read_identity  # noqa: PLC0415
-    from orchestrator.moving.restore import restore  # noqa: PLC0415
+    from orchestrator.moving.restore import restore, restore_volumes  # noqa: PLC0415
 
+    if (state is None) == (volumes is None):
+        raise InputError("name either --state or, on a cluster, --volumes")
+    if volumes is not None:
+        if secrets is None:
+            raise InputError(
+                "--volumes needs --secrets: without its keys it does not come up, and others would be made"
+            )
+        given = with_settings or settings_file()
+        put = restore_volumes(file, read_identity(identity), volumes, given, signer=signer, secrets=secrets, clock=_now)
+        if put is None:
+            _said("a deployment is in the volumes already: nothing was restored")
+        else:
+            _said(f"backup {put.id} of {put.deployment} is in the volumes: {put.records} records, {put.rows} rows")
+            _warned("the custodian's Secret is not restored: it must hold the key of the backup's deployment")
+        return
+    assert state is not None  # noqa: S101 - one of the two is given
     report = restore(
         file,
         read_identity(identity),
@@ -116,11 +138,11 @@ def transfer_key() -> None:
     from orchestrator.audit import load_public_key  # noqa: PLC0415
     from orchestrator.audit.chain import fingerprint  # noqa: PLC0415
     from orchestrator.governance.keys import GRANT_PUBLIC  # noqa: PLC0415
-    from orchestrator.moving.transfer import TRANSFER_KEY, transfer_identity  # noqa: PLC0415
+    from orchestrator.moving.transfer import transfer_file, transfer_identity  # noqa: PLC0415
 
     settings = open_settings()
     custodian = _ring(settings).custodian
-    if not (settings.layout.custodian / TRANSFER_KEY).exists():
+    if not transfer_file(settings.layout).exists():
         open_audit(settings).record(Event(kind="transfer.create", actor=OPERATOR, outcome=Outcome.STARTED))
     identity = transfer_identity(settings.layout, custodian, make=True)
     typer.echo(f"to send projects here:    --for {identity.to_public()}")

@@ -21,6 +21,8 @@ from orchestrator.governance.keys import create_signing_keys
 VOLUMES = Path("/volumes")
 #: the pod's fsGroup
 GROUP = Uid.AUTHORITY
+#: in the authority's folder as long as a backup is being put into the volumes
+RESTORING = ".restoring"
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,19 @@ def prepare(volumes: Path = VOLUMES, group: int = GROUP) -> list[str]:
         SettingsError: a folder or key cannot be had as it must be.
     """
     layout = layout_of(volumes)
-    told = [line for folder in folders(layout) for line in _folder(folder, group)]
+    told = make_folders(volumes, group)
+    # Stops: half a deployment that begins anew, with other keys, over the half that a killed restore left.
+    if (layout.authority / RESTORING).exists():
+        raise SettingsError("a backup was not restored whole", hint="restore it again: what is there is cleared first")
     told += _tighten([layout.authority, layout.audit])
     if create_signing_keys(layout):
         told.append("made the signing keys")
     return told
+
+
+def make_folders(volumes: Path, group: int = GROUP) -> list[str]:
+    """Only the folders; see :func:`prepare`. Raises SettingsError."""
+    return [line for folder in folders(layout_of(volumes)) for line in _folder(folder, group)]
 
 
 def _folder(folder: Folder, group: int) -> Iterator[str]:

@@ -20,7 +20,7 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _mode_in(folder: Path, mode: int) -> int:
+def mode_in(folder: Path, mode: int) -> int:
     """``mode``, and the same for the group where a folder is set up to be shared with it.
 
     On a cluster the node agents (root) and the administrator's tools (the authority's user) keep one key ring: its
@@ -32,7 +32,7 @@ def _mode_in(folder: Path, mode: int) -> int:
 
 
 def _write_unfinished(path: Path, content: bytes, mode: int) -> Path:
-    mode = _mode_in(path.parent, mode)
+    mode = mode_in(path.parent, mode)
     unfinished = path.with_name(f"{UNFINISHED}{secrets.token_hex(8)}")
     descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:

@@ -28,14 +28,14 @@ from orchestrator.governance import rows
 from orchestrator.governance.identity import OPERATOR
 from orchestrator.governance.keys import AUDIT_KEY, GRANT_KEY, GRANT_PUBLIC, load_private_key
 from orchestrator.governance.store import SCHEMA, Store
-from orchestrator.keys.file import KEY_FILE
+from orchestrator.keys.file import KEY_FILE, read_private
 from orchestrator.keys.ring import KEY_SUFFIX
 from orchestrator.moving import manifest as manifests
 from orchestrator.moving.archive import Part, Writer
 from orchestrator.moving.envelope import sealed
 from orchestrator.moving.images import still
 from orchestrator.moving.manifest import Manifest
-from orchestrator.moving.transfer import TRANSFER_KEY
+from orchestrator.moving.transfer import TRANSFER_KEY, transfer_file
 from orchestrator.terms import Event, Outcome, Value
 
 STORE, SETTINGS = "store.jsonl", "settings.yaml"
@@ -176,8 +176,8 @@ def _add_all(writer: Writer, layout: Layout, settings_file: Path, store: Store) 
         if re.fullmatch(_HASH + re.escape(KEY_SUFFIX), path.name):
             with suppress(NotFoundError):  # destroyed since it was listed
                 writer.add(f"keyring/{path.name}", _read(path))
-    if (layout.custodian / TRANSFER_KEY).exists():  # wrapped, like the key ring
-        writer.add(f"custodian/{TRANSFER_KEY}", _read(layout.custodian / TRANSFER_KEY))
+    if transfer_file(layout).exists():  # wrapped, like the key ring
+        writer.add(f"custodian/{TRANSFER_KEY}", _read(transfer_file(layout)))
     _add_audit(writer, layout)
 
 
@@ -246,7 +246,8 @@ def _add_secrets(writer: Writer, settings: Settings) -> None:
     for name in (GRANT_KEY, AUDIT_KEY):
         writer.add(f"authority/{name}", _read(layout.authority / name))
     if settings.custodian.kind == "file" and (layout.custodian / KEY_FILE).exists():
-        writer.add(f"custodian/{KEY_FILE}", _read(layout.custodian / KEY_FILE))
+        # Its own reader: on a cluster it is a link of kubelet's, and no other link is followed.
+        writer.add(f"custodian/{KEY_FILE}", read_private(layout.custodian / KEY_FILE, "the custodian's key"))
 
 
 def _listed(folder: Path) -> list[Path]:

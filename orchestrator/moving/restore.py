@@ -6,7 +6,7 @@ import os
 import re
 import secrets as random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -17,18 +17,21 @@ from pyrage import x25519
 from orchestrator.audit import AuditLog, load_public_key
 from orchestrator.audit.chain import fingerprint
 from orchestrator.audit.opening import PUBLIC_KEY as AUDIT_PUBLIC
+from orchestrator.cluster.prepare import GROUP, RESTORING, layout_of, make_folders
 from orchestrator.config import Layout, Settings, Uid, load_settings
 from orchestrator.errors import ConflictError, InputError, SettingsError, UnavailableError
 from orchestrator.governance import rows
 from orchestrator.governance.identity import OPERATOR
 from orchestrator.governance.keys import AUDIT_KEY, GRANT_KEY, GRANT_PUBLIC, load_private_key
 from orchestrator.governance.store import Store
-from orchestrator.keys.durable import sync_folder
+from orchestrator.keys.durable import erase, sync_folder
+from orchestrator.keys.file import KEY_FILE
 from orchestrator.moving import manifest as manifests
 from orchestrator.moving.archive import unpack
 from orchestrator.moving.backup import SETTINGS, STORE, belongs, is_secret
 from orchestrator.moving.envelope import unsealed
 from orchestrator.moving.manifest import Kind, Manifest
+from orchestrator.moving.transfer import TRANSFER_KEY
 from orchestrator.terms import Event, Outcome, Value
 
 #: name of the settings file in the restored state folder
@@ -81,31 +84,132 @@ def restore(
     state = Path(os.path.abspath(state))  # noqa: PTH100 - links stay what they are
     _check_empty(state)
     with _beside(state) as staging:
-        about = _opened(file, identity, staging, "backup", belongs, signer)
-        layout = Layout(staging)
-        signed_by = fingerprint(load_public_key(layout.public / GRANT_PUBLIC))
-        log = AuditLog(layout.audit, public_key=load_public_key(layout.public / AUDIT_PUBLIC), clock=clock)
-        found = log.verify()
-        found.raise_if_bad()
-        if secrets is not None:
-            _take_secrets(secrets, identity, staging, about, signed_by)
-            told = Event(
-                kind="backup.restore", actor=OPERATOR, outcome=Outcome.DONE,
-                detail={"backup": about.id, "made": about.made.isoformat(), "head": found.records},
-            )  # fmt: skip
-            AuditLog(layout.audit, load_private_key(layout.authority / AUDIT_KEY), clock=clock).record(told)
-        for project_id in about.closed:
-            (layout.folders / "archive" / project_id).mkdir(mode=0o700, parents=True, exist_ok=True)
+        about, signed_by, records = _unpacked(file, identity, staging, signer, secrets, clock)
         settings = _settings(staging, state, settings_file)
         count = _place(staging, state, settings)
+    return _report(about, signed_by, records, count, settings_file or state / RESTORED_SETTINGS, secrets, settings)
+
+
+def restore_volumes(
+    file: Path,
+    identity: x25519.Identity,
+    volumes: Path,
+    settings_file: Path,
+    *,
+    secrets: Path,
+    signer: str | None = None,
+    clock: Callable[[], datetime],
+    group: int = GROUP,
+) -> Report | None:
+    """Put a backup into the empty volumes of a control plane on a cluster, before it starts.
+
+    None, and nothing done, where a deployment is there, so that a pod may ask at each of its starts. A run that is
+    killed leaves a mark, with which nothing starts and over which the next run begins anew. The custodian's key of a
+    file of secrets is left out: on a cluster it is a Secret.
+
+    Raises:
+        As :func:`restore`.
+    """
+    settings = load_settings(settings_file)
+    layout = layout_of(volumes)
+    make_folders(volumes, group)
+    mark = layout.authority / RESTORING
+    places = (layout.authority, layout.audit, layout.datasets, layout.folders, layout.keyring, layout.public)
+    if mark.exists():
+        _clear(places, but=mark)
+    elif (layout.authority / GRANT_KEY).exists():
+        return None
+    elif taken := [place for place in places if any(place.iterdir())]:
+        raise ConflictError(f"{taken[0]} is not empty", hint="give it empty volumes")
+    mark.touch(mode=0o600)
+    sync_folder(mark.parent)
+    try:
+        staging = layout.authority / f"{RESTORING}-here"
+        staging.mkdir(mode=0o700)
+        for place in places:  # beside its place, on the same volume: images of homes are renamed, not copied
+            beside = place / f"{RESTORING}-{place.name}"
+            beside.mkdir(mode=0o700)
+            (staging / place.name).symlink_to(beside)
+        about, signed_by, records = _unpacked(file, identity, staging, signer, secrets, clock)
+        if (staging / "custodian" / KEY_FILE).exists():
+            erase(staging / "custodian" / KEY_FILE)
+        if (staging / "custodian" / TRANSFER_KEY).exists():
+            shutil.copyfile(staging / "custodian" / TRANSFER_KEY, staging / "keyring" / TRANSFER_KEY)
+        count = _place(staging, staging, settings, lambda: _spread(staging, places))
+    except BaseException:
+        _clear(places, but=mark)
+        mark.unlink()
+        raise
+    mark.unlink()
+    sync_folder(mark.parent)
+    return _report(about, signed_by, records, count, settings_file, secrets, settings)
+
+
+def _spread(staging: Path, places: Sequence[Path]) -> None:
+    """Move what was unpacked beside each place into it, and make that durable."""
+    for place in places:
+        beside = place / f"{RESTORING}-{place.name}"
+        for path in [beside, *(each for each in beside.rglob("*") if each.is_dir())]:
+            sync_folder(path)
+        for path in beside.iterdir():
+            path.rename(place / path.name)
+        beside.rmdir()
+        sync_folder(place)
+    shutil.rmtree(staging)
+
+
+def _clear(places: Sequence[Path], but: Path) -> None:
+    for path in (each for place in places for each in place.iterdir() if each != but):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _unpacked(  # noqa: PLR0917 - what it is made of
+    file: Path,
+    identity: x25519.Identity,
+    staging: Path,
+    signer: str | None,
+    secrets: Path | None,
+    clock: Callable[[], datetime],
+) -> tuple[Manifest, str, int]:
+    """Unpack and check everything; the manifest, who signed it, and the number of the audit log's records."""
+    about = _opened(file, identity, staging, "backup", belongs, signer)
+    layout = Layout(staging)
+    signed_by = fingerprint(load_public_key(layout.public / GRANT_PUBLIC))
+    log = AuditLog(layout.audit, public_key=load_public_key(layout.public / AUDIT_PUBLIC), clock=clock)
+    found = log.verify()
+    found.raise_if_bad()
+    if secrets is not None:
+        _take_secrets(secrets, identity, staging, about, signed_by)
+        told = Event(
+            kind="backup.restore", actor=OPERATOR, outcome=Outcome.DONE,
+            detail={"backup": about.id, "made": about.made.isoformat(), "head": found.records},
+        )  # fmt: skip
+        AuditLog(layout.audit, load_private_key(layout.authority / AUDIT_KEY), clock=clock).record(told)
+    for project_id in about.closed:
+        (layout.folders / "archive" / project_id).mkdir(mode=0o700, parents=True, exist_ok=True)
+    return about, signed_by, found.records
+
+
+def _report(  # noqa: PLR0917 - what it tells
+    about: Manifest,
+    signed_by: str,
+    records: int,
+    count: int,
+    settings_file: Path,
+    secrets: Path | None,
+    settings: Settings,
+) -> Report:
     return Report(
         id=about.id,
         deployment=about.deployment,
         made=about.made,
         signer=signed_by,
-        records=found.records,
+        records=records,
         rows=count,
-        settings=settings_file or state / RESTORED_SETTINGS,
+        settings=settings_file,
         secrets=secrets is not None,
         changed=tuple(part.name for part in about.parts if part.copied == "changed"),
         elsewhere=_elsewhere(settings),
@@ -184,8 +288,9 @@ def _settings(staging: Path, state: Path, given: Path | None) -> Settings:
     return load_settings(path)
 
 
-def _place(staging: Path, state: Path, settings: Settings) -> int:
-    """Fill the store, then move everything to its place; the number of rows."""
+def _place(staging: Path, state: Path, settings: Settings, move: Callable[[], None] | None = None) -> int:
+    """Fill the store, then move everything to its place (as ``move`` does); the number of rows."""
+    move = move or (lambda: _move(staging, state))
     dump = staging / STORE
     layout = Layout(staging)
     layout.authority.mkdir(mode=0o700, exist_ok=True)
@@ -200,11 +305,12 @@ def _place(staging: Path, state: Path, settings: Settings) -> int:
                 # Elsewhere: what is there is made certain only when the folder is in its place.
                 dump.unlink()
                 _own(staging)
-                _move(staging, state)
+                move()
                 try:
                     session.commit()
                 except BaseException:
-                    state.rename(staging)
+                    if state != staging:
+                        state.rename(staging)
                     raise
                 return count
             session.commit()
@@ -212,7 +318,7 @@ def _place(staging: Path, state: Path, settings: Settings) -> int:
         store.close()
     dump.unlink()
     _own(staging)
-    _move(staging, state)
+    move()
     return count
 
 

@@ -350,3 +350,121 @@ def test_an_administrator_s_commands_work_in_the_tools_pod(state: Path) -> None:
         assert mode(path) == 0o660, "node agents and tools share it"
     assert mode(layout.authority) == 0o700
     assert {mode(path) for path in layout.authority.glob("*.pem")} == {0o600}
+
+
+# -- backup and restore -------------------------------------------------------------------------------------------
+def age_identity(root: Path) -> tuple[Path, str]:
+    from pyrage import x25519
+
+    identity = x25519.Identity.generate()
+    path = root / "out" / "identity"
+    path.unlink(missing_ok=True)
+    path.write_text(f"{identity}\n")
+    path.chmod(0o600)
+    if AS_ROOT:
+        os.chown(path, GROUP, GROUP)
+    return path, str(identity.to_public())
+
+
+@pytest.fixture(scope="module")
+def backed_up(state: Path) -> tuple[Path, Path, Path]:
+    """A deployment of the tools' pod with the demo's content, its backup and its secrets, all made as the authority."""
+    bulle(state, "demo", "content", "--sources", str(sources(state / "sources")))
+    assert "--for age1" in bulle(state, "transfer", "key")
+    _, recipient = identity = age_identity(state)
+    file, secrets = state / "out" / "backup.age", state / "out" / "secrets.age"
+    told = bulle(state, "backup", "create", str(file), "--for", recipient, "--secrets", str(secrets))
+    assert "the private keys are in" in told
+    return file, secrets, identity[0]
+
+
+def restore_words(backed_up: tuple[Path, Path, Path], volumes: Path) -> list[str]:
+    file, secrets, identity = map(str, backed_up)
+    return ["backup", "restore", file, "--volumes", str(volumes), "--identity", identity, "--secrets", secrets]
+
+
+def gathered(state: Path, volumes: Path, root: Path) -> Path:
+    """A state folder of restored volumes, with the custodian's Secret of the deployment that was backed up."""
+    place = root / "there"
+    place.mkdir()
+    root.chmod(0o755)
+    layout = layout_of(volumes)
+    for folder in (
+        layout.authority,
+        layout.audit,
+        layout.hub,
+        layout.datasets,
+        layout.folders,
+        layout.keyring,
+        layout.public,
+    ):
+        folder.rename(place / folder.name)
+    shutil.copytree(state / "state" / "custodian", place / "custodian", symlinks=True)
+    if AS_ROOT:
+        for path in (place / "custodian").rglob("*"):
+            os.chown(path, 0, GROUP, follow_symlinks=False)
+    settings = yaml.safe_load((state / "bulle.yaml").read_text())
+    (root / "bulle.yaml").write_text(yaml.safe_dump({**settings, "state": str(place)}))
+    return root
+
+
+@only_root
+def test_a_deployment_goes_into_empty_volumes_and_is_the_one_that_was_backed_up(
+    state: Path, backed_up: tuple[Path, Path, Path], volumes: Path
+) -> None:
+    assert "is in the volumes" in bulle(state, *restore_words(backed_up, volumes))
+    layout = layout_of(volumes)
+    assert not list(volumes.rglob(".restoring*"))
+    assert not list(volumes.rglob(KEY_FILE)), "the custodian's key is a Secret, and on no volume"
+    done = run_prepare(volumes)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "signing keys" not in done.stdout, "its own are there"
+    assert "nothing was restored" in bulle(state, *restore_words(backed_up, volumes))
+    for folder in folders(layout):
+        assert mode(folder.path) == folder.mode
+    there = gathered(state, volumes, volumes)
+    bulle(there, "audit", "verify")
+    assert "doctor-visits" in bulle(there, "project", "list")
+    assert "embedded key file" in bulle(there, "custodian", "show")
+    assert bulle(there, "transfer", "key") == bulle(state, "transfer", "key")
+    bulle(there, "project", "suspend", "doctor-visits", "--as", "custodian")
+
+
+@only_root
+def test_a_restore_that_was_cut_off_starts_nothing_and_is_begun_anew(
+    state: Path, backed_up: tuple[Path, Path, Path], volumes: Path
+) -> None:
+    preparing.make_folders(volumes, GROUP)
+    layout = layout_of(volumes)
+    for half in (layout.authority / ".restoring", layout.keyring / "half.key", layout.authority / "grant.key.pem"):
+        half.write_text("half")
+        os.chown(half, GROUP, GROUP)
+    for folder in folders(layout):
+        os.chown(folder.path, GROUP, GROUP)
+        folder.path.chmod(folder.mode)
+    done = run_prepare(volumes)
+    assert done.returncode == 1 and "not restored whole" in done.stderr
+    bulle(state, *restore_words(backed_up, volumes))
+    assert run_prepare(volumes).returncode == 0
+    assert not (layout.keyring / "half.key").exists()
+
+
+@only_root
+def test_a_changed_backup_or_a_volume_in_use_leaves_nothing(
+    state: Path, backed_up: tuple[Path, Path, Path], volumes: Path
+) -> None:
+    file, secrets, identity = backed_up
+    changed = state / "out" / "changed.age"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    changed.write_bytes(content)
+    words = restore_words((changed, secrets, identity), volumes)
+    environment = {"BULLE_SETTINGS": str(state / "bulle.yaml")}
+    assert as_the_authority("-m", "orchestrator.cli", *words, **environment).returncode == 1
+    layout = layout_of(volumes)
+    for place in (layout.authority, layout.audit, layout.datasets, layout.folders, layout.keyring, layout.public):
+        assert list(place.iterdir()) == [], place
+    (layout.keyring / "somebody's").write_text("x")
+    done = as_the_authority("-m", "orchestrator.cli", *restore_words(backed_up, volumes), **environment)
+    assert done.returncode == 1 and "not empty" in done.stderr
+    assert (layout.keyring / "somebody's").read_text() == "x"
