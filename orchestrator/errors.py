@@ -114,6 +114,12 @@ class UnavailableError(BulleError):
     http_status = 503
 
 
+class ForbiddenError(UnavailableError):
+    """A service that is needed answers, and does not let this part ask: a right is missing."""
+
+    code = "forbidden"
+
+
 class BuildError(BulleError):
     """An image, or the machine on which it is built, lacks something; the message says what."""
 

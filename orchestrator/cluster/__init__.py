@@ -1,1 +1,1 @@
-"""The control plane's part on a cluster: the door that makes workspaces' pods, and the controller of projects' namespaces."""
+"""The parts that only a cluster has: the door that makes workspaces' pods, and the controller of projects' namespaces."""

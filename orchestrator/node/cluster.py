@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator import logs
+from orchestrator.cluster_api import HttpsApi
 from orchestrator.config import Settings
 from orchestrator.errors import BulleError, SettingsError
 from orchestrator.metrics.exposed import expose
@@ -28,7 +29,7 @@ from orchestrator.node.csi_volumes import PodVolumes
 from orchestrator.node.folders import Folders
 from orchestrator.node.journal import Journal
 from orchestrator.node.parts import CommonParts, common_parts, grant_desk, images_of, now, volumes_of
-from orchestrator.node.pod_identity import ClusterApi, HttpsApi, PodIdentity
+from orchestrator.node.pod_identity import ClusterApi, PodIdentity
 from orchestrator.node.pod_watch import PodWatch
 from orchestrator.node.registration import csi_socket, registration_server, registry_socket, write_profile
 from orchestrator.workspaces import seccomp as filters

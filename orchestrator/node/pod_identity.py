@@ -8,18 +8,13 @@ whoever may create pods in a project's namespace, or has seen a grant, gets data
 from __future__ import annotations
 
 import json
-import os
-import re
-import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
-import httpx
-
+from orchestrator.cluster_api import Reviewed
 from orchestrator.config import Kubernetes
-from orchestrator.errors import GrantError, NodeError, UnavailableError
+from orchestrator.errors import GrantError
 from orchestrator.node.csi import TOKENS, Asked
 from orchestrator.terms import Grant
 from orchestrator.workspaces.pod import ACCOUNT, namespace_of, pod_name
@@ -28,8 +23,6 @@ from orchestrator.workspaces.pod_differences import differences
 #: for whom the token is made: one for the cluster's API, or for another driver, is refused
 AUDIENCE = "bulle-node"
 _POD = "csi.storage.k8s.io/pod."
-_NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")
-_LARGEST = 1 << 22
 
 Pod = Mapping[str, Any]
 
@@ -43,16 +36,6 @@ class PodName:
     uid: str
 
 
-@dataclass(frozen=True)
-class Reviewed:
-    """What the cluster says about a token."""
-
-    authenticated: bool
-    audiences: tuple[str, ...] = ()
-    username: str = ""
-    extra: Mapping[str, tuple[str, ...]] | None = None
-
-
 class ClusterApi(Protocol):
     """The two questions that the node agent has for the cluster."""
 
@@ -61,75 +44,6 @@ class ClusterApi(Protocol):
 
     def read_pod(self, namespace: str, name: str) -> Pod | None:
         """A pod as the cluster has it, None where there is none; raises like :meth:`token_review`."""
-
-
-class HttpsApi:
-    """The cluster's API, with the agent's own service account."""
-
-    def __init__(self, address: str, account: Path, *, seconds: float = 5) -> None:
-        self._account = account
-        # The cluster's own authority and no other; no proxy of the environment, no redirect: the token goes nowhere
-        # else.
-        context = ssl.create_default_context(cafile=str(account / "ca.crt"))
-        self._client = httpx.Client(base_url=address, verify=context, timeout=seconds, trust_env=False)
-
-    @classmethod
-    def of_the_cluster(cls) -> HttpsApi:
-        """As each container of a cluster finds it.
-
-        Raises:
-            NodeError: this is no container of a cluster, or it has no service account.
-        """
-        host, port = os.environ.get("KUBERNETES_SERVICE_HOST", ""), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
-        if not host:
-            raise NodeError("KUBERNETES_SERVICE_HOST is not set", hint="the agent of a cluster runs in the cluster")
-        account = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-        try:
-            return cls(f"https://{f'[{host}]' if ':' in host else host}:{port}", account)
-        except OSError as error:
-            raise NodeError(f"{account / 'ca.crt'}: {error.strerror or error}") from error
-
-    def token_review(self, token: str, audience: str) -> Reviewed:
-        """Whose token it is."""
-        asked = {
-            "apiVersion": "authentication.k8s.io/v1",
-            "kind": "TokenReview",
-            "spec": {"token": token, "audiences": [audience]},
-        }
-        answer = self._ask("POST", "/apis/authentication.k8s.io/v1/tokenreviews", asked)
-        status = (answer or {}).get("status") or {}
-        user = status.get("user") or {}
-        try:
-            return Reviewed(
-                authenticated=status.get("authenticated") is True and not status.get("error"),
-                audiences=tuple(status.get("audiences") or ()),
-                username=str(user.get("username", "")),
-                extra={str(key): tuple(values) for key, values in (user.get("extra") or {}).items()},
-            )
-        except (AttributeError, TypeError) as error:
-            raise UnavailableError("the cluster's API gave an answer that is none") from error
-
-    def read_pod(self, namespace: str, name: str) -> Pod | None:
-        """A pod as the cluster has it."""
-        if not _NAME.fullmatch(namespace) or not _NAME.fullmatch(name):
-            return None
-        return self._ask("GET", f"/api/v1/namespaces/{namespace}/pods/{name}")
-
-    def _ask(self, method: str, path: str, content: Any = None) -> dict[str, Any] | None:
-        try:
-            # Read at each question: kubelet renews it.
-            own = (self._account / "token").read_text(encoding="ascii").strip()
-            answer = self._client.request(method, path, json=content, headers={"Authorization": f"Bearer {own}"})
-            if answer.status_code == httpx.codes.NOT_FOUND:
-                return None
-            if not answer.is_success or len(answer.content) > _LARGEST:
-                raise UnavailableError(f"the cluster's API answered {answer.status_code} to {method} {path}")
-            found = answer.json()
-        except (httpx.HTTPError, OSError, ValueError) as error:
-            raise UnavailableError(f"the cluster's API: {type(error).__name__}") from error
-        if not isinstance(found, dict):
-            raise UnavailableError("the cluster's API gave an answer that is none")
-        return found
 
 
 class PodIdentity:

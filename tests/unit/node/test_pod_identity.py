@@ -19,10 +19,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from orchestrator.cluster_api import HttpsApi
 from orchestrator.errors import GrantError, UnavailableError
 from orchestrator.node import pod_identity
 from orchestrator.node.csi import TOKENS, Asked
-from orchestrator.node.pod_identity import HttpsApi, PodIdentity, PodName
+from orchestrator.node.pod_identity import PodIdentity, PodName
 from orchestrator.workspaces.pod import workspace_pod
 from tests.unit.workspaces.test_pod import CLUSTER, IMAGES
 from tests.unit.workspaces.test_spec import a_grant
