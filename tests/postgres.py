@@ -88,9 +88,17 @@ class Server:
             connection.execute(statement)
 
 
+@dataclass(frozen=True)
+class Tls:
+    """An address on which a server listens, and the folder of its certificate and key; None: it speaks in clear."""
+
+    address: str
+    folder: Path | None
+
+
 @contextmanager
-def server(parent: Path | None = None) -> Iterator[Server]:
-    """A server for as long as the block lasts."""
+def server(parent: Path | None = None, tls: Tls | None = None) -> Iterator[Server]:
+    """A server for as long as the block lasts; with ``tls`` it listens on an address too."""
     if parent is None and _RAM.is_dir():
         parent = _RAM
     folder = Path(tempfile.mkdtemp(prefix="bulle-postgres-", dir=parent))
@@ -115,10 +123,22 @@ def server(parent: Path | None = None) -> Iterator[Server]:
             raise RuntimeError(f"initdb failed: {made.stderr}")
         # The first line that fits counts: one role has to show its password.
         (data / "pg_hba.conf").write_text(f"local all {STRICT} scram-sha-256\nlocal all all trust\n", encoding="utf-8")
-        options = [word for key, value in _SETTINGS.items() for word in ("-c", f"{key}={value}")]
+        options = {**_SETTINGS}
+        if tls is not None:
+            options["listen_addresses"] = tls.address
+            with (data / "pg_hba.conf").open("a", encoding="utf-8") as file:
+                file.write(f"host all {STRICT} all scram-sha-256\n")
+            if tls.folder is not None:
+                for name in ("tls.crt", "tls.key"):
+                    shutil.copyfile(tls.folder / name, data / name)
+                    (data / name).chmod(0o600)
+                    if os.geteuid() == 0:
+                        shutil.chown(data / name, "nobody", "nogroup")
+                options |= {"ssl": "on", "ssl_cert_file": "tls.crt", "ssl_key_file": "tls.key"}
+        words = [word for key, value in options.items() for word in ("-c", f"{key}={value}")]
         with log.open("wb") as told:
             process = subprocess.Popen(
-                [*as_whom, programs() / "postgres", "-D", data, "-k", folder, *options],
+                [*as_whom, programs() / "postgres", "-D", data, "-k", folder, *words],
                 stdout=told,
                 stderr=told,
                 env={"PATH": os.environ.get("PATH", ""), "TZ": "UTC", "LC_ALL": "C.UTF-8"},

@@ -355,6 +355,7 @@ def _elsewhere(settings: Settings) -> tuple[Path, ...]:
     named = [
         settings.oidc.client_secret_file,
         settings.database_password_file,
+        settings.database_ca_file,
         *((settings.tls.certificate_file, settings.tls.key_file) if settings.tls else ()),
         settings.custodian.pin_file if settings.custodian.kind == "pkcs11" else None,
         *settings.governance.terms.files.values(),

@@ -9,84 +9,28 @@ import stat
 import threading
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from orchestrator.errors import InputError, NotFoundError, SettingsError, UnavailableError
 from orchestrator.governance import authority as authority_module
 from orchestrator.governance import mutual_tls, secured, serving
 from orchestrator.governance.authority import DOOR, MAX_BODY, NODE, Authority, cluster_app, node_app
+from orchestrator.governance.cards import SessionNews
 from orchestrator.governance.client import AuthorityClient
 from orchestrator.governance.mutual_tls import NODE_AGENT, client_context, server_context
 from orchestrator.governance.secured import Secured
 from orchestrator.terms import Event, Outcome, SessionClaim, SessionVerdict
 from tests.unit.governance.places import GRANT_KEY, Kept
+from tests.unit.governance.signer import Signer
 
 SERVER = "localhost"
 CLAIM = SessionClaim(session="0" * 32, person="lead", project_id="0" * 32, permit_version=1)
-
-
-# -- certificates -----------------------------------------------------------------------------------------------
-class Signer:
-    """A certificate authority."""
-
-    def __init__(self) -> None:
-        self.key = ec.generate_private_key(ec.SECP256R1())
-        self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "signer")])
-        self.certificate = self._built(self.name, self.key, [], timedelta(days=1), authority=True)
-
-    def _built(
-        self, name: x509.Name, key: ec.EllipticCurvePrivateKey, names: list[str], lasts: timedelta, *, authority: bool
-    ) -> x509.Certificate:
-        now = datetime.now(UTC)
-        building = (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(self.name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(days=2))
-            .not_valid_after(now + lasts)
-            .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
-        )
-        if names:
-            # Helm's own function gives both uses to every certificate, so nothing may hang on them.
-            uses = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
-            alternatives = [
-                x509.IPAddress(ip_address(each)) if each[0].isdigit() else x509.DNSName(each) for each in names
-            ]
-            building = building.add_extension(x509.ExtendedKeyUsage(uses), critical=False)
-            building = building.add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
-        return building.sign(self.key, hashes.SHA256())
-
-    def write(self, folder: Path, *names: str, lasts: timedelta = timedelta(hours=1), common: str = "x") -> Path:
-        """Fill ``folder`` as Kubernetes shows a Secret: files that are links into a folder that is exchanged."""
-        folder.mkdir(exist_ok=True)
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
-        certificate = self._built(subject, key, list(names), lasts, authority=False)
-        fresh = folder / f"..{time.monotonic_ns()}"
-        fresh.mkdir()
-        (fresh / "ca.crt").write_bytes(self.certificate.public_bytes(Encoding.PEM))
-        (fresh / "tls.crt").write_bytes(certificate.public_bytes(Encoding.PEM))
-        (fresh / "tls.key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-        (fresh / "tls.key").chmod(0o440)
-        (folder / "..new").symlink_to(fresh.name)
-        (folder / "..new").rename(folder / "..data")
-        for name in ("ca.crt", "tls.crt", "tls.key"):
-            if not (folder / name).is_symlink():
-                (folder / name).symlink_to(f"..data/{name}")
-        return folder
 
 
 # -- a served authority ------------------------------------------------------------------------------------------
@@ -431,3 +375,22 @@ def test_on_a_cluster_no_socket_is_a_node_agent_s(place: Path, monkeypatch: pyte
     assert {path.stem for path in here} == {"hub", "portal", "node"}
     assert {path.stem for path in there} == {"hub", "portal", "cluster"}
     assert (nodes.folder, nodes.port) == (place / "authority", 8443)
+
+
+def test_only_a_node_agent_s_word_counts(served: Served, place: Path) -> None:
+    session, other = "1" * 32, "2" * 32
+    with AuthorityClient(served.door) as door:
+        with AuthorityClient.over_tls(served.url, place / "node", timeout=5) as node:
+            assert door.session_news(session) == SessionNews()
+            node.record(Event(kind="workspace.start", actor="", outcome=Outcome.STARTED, session=session))
+            assert not door.session_news(session).opened
+            node.record(Event(kind="workspace.start", actor="", outcome=Outcome.DONE, session=session))
+            assert door.session_news(session).opened
+            node.record(
+                Event(
+                    kind="workspace.stop", actor="", outcome=Outcome.DONE, session=session, detail={"reason": "no key"}
+                )
+            )
+            assert door.session_news(session) == SessionNews(ended="no key")
+        door.record(Event(kind="workspace.stop", actor="", outcome=Outcome.DONE, session=other))
+        assert door.session_news(other) == SessionNews(), "the door hears not of itself"
