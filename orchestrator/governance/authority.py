@@ -44,6 +44,7 @@ from orchestrator.governance.cards import (
     PreparedDecision,
     ProjectCard,
     Recorded,
+    SessionNews,
     Told,
 )
 from orchestrator.governance.certificates import sign_certificate
@@ -65,6 +66,7 @@ _log = logging.getLogger(__name__)
 
 PersonId = Annotated[str, Path(max_length=64)]
 ProjectId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
+SessionId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,42 @@ PORTAL = Part("portal", families=("page.",))
 DOOR = Part("door", kinds=frozenset({"workspace.start", "workspace.stop"}), families=("pod.", "door."))
 
 
+class News:
+    """What node agents told of sessions, for the door of a cluster.
+
+    It has no other way to hear that a view could not be built, or that data was taken away from a pod which still runs.
+    Forgotten with the process: a door that hears nothing goes by what the cluster says.
+    """
+
+    MOST = 10_000
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._of: dict[str, SessionNews] = {}
+
+    def heard(self, part: Part, event: Event) -> None:
+        """Note what an event says."""
+        # Stops: a hub in an attacker's hands that tells the door of ends. Shown by tests/unit/governance/test_mutual_tls.py.
+        if part is not NODE or not event.session:
+            return
+        if event.kind == "workspace.start" and event.outcome is Outcome.DONE:
+            told = SessionNews(opened=True)
+        elif event.kind == "workspace.stop":
+            told = SessionNews(ended=str(event.detail.get("reason") or "ended by the node agent"))
+        else:
+            return
+        with self._guard:
+            self._of.pop(event.session, None)
+            while len(self._of) >= self.MOST:
+                self._of.pop(next(iter(self._of)))
+            self._of[event.session] = told
+
+    def of(self, session: str) -> SessionNews:
+        """What is known of a session."""
+        with self._guard:
+            return self._of.get(session, SessionNews())
+
+
 @dataclass(frozen=True)
 class Authority:
     """What the applications share."""
@@ -106,6 +144,7 @@ class Authority:
     group_roles: Mapping[str, str] = field(default_factory=dict)
     #: person → roles that were refused them, and those that they held then
     _refused: dict[str, tuple[frozenset[PlatformRole], frozenset[str]]] = field(default_factory=dict, repr=False)
+    news: News = field(default_factory=News, repr=False)
 
     def login(self, person: str, told: Person) -> PersonCard:
         """Follow what the login provider says of a person, the roles of their groups included."""
@@ -183,7 +222,9 @@ class Authority:
         if not part.may_write(event.kind):
             raise RefusedError(f"refused by rule own-events: {part.actor} may not write '{event.kind}'")
         actor = part.actor if event.actor in ("", part.actor) else f"{part.actor}:{event.actor}"
-        return Recorded(seq=self.governance.audit.record(event.model_copy(update={"actor": actor})))
+        seq = self.governance.audit.record(event.model_copy(update={"actor": actor}))
+        self.news.heard(part, event)
+        return Recorded(seq=seq)
 
 
 def authority_of(settings: Settings, governance: Governance, grant_key: Ed25519PrivateKey) -> Authority:
@@ -294,7 +335,8 @@ def node_app(authority: Authority) -> FastAPI:
 
 
 def cluster_app(authority: Authority) -> FastAPI:
-    """What the door of a cluster may ask: whether what runs is allowed, write its events. Nothing else.
+    """What the door of a cluster may ask: whether what runs is allowed, what node agents told of a session, write its
+    events. Nothing else.
 
     That it asks is no sign that a node agent lives, and its claims are not what a node agent says runs.
     """
@@ -305,6 +347,10 @@ def cluster_app(authority: Authority) -> FastAPI:
     def check(claims: Annotated[list[SessionClaim], Field(max_length=MAX_CLAIMS)]) -> list[SessionVerdict]:
         with measures.DECISIONS.timed(question="check"):
             return authority.governance.check_sessions(claims)
+
+    @app.get("/v1/sessions/{session}")
+    def news(session: SessionId) -> SessionNews:
+        return authority.news.of(session)
 
     return app
 

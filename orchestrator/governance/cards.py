@@ -136,6 +136,15 @@ class Recorded(Value):
     seq: int
 
 
+class SessionNews(Value):
+    """What a node agent told of a session since the authority's start (``GET /v1/sessions/{session}``)."""
+
+    #: its view, home and project folder are open
+    opened: bool = False
+    #: why the node agent took its data away; None: it did not
+    ended: str | None = None
+
+
 class Person(Value):
     """What a login tells about a person (``PUT /v1/persons/{person}``)."""
 

@@ -33,6 +33,7 @@ from orchestrator.governance.cards import (
     PreparedDecision,
     ProjectCard,
     Recorded,
+    SessionNews,
 )
 from orchestrator.governance.mutual_tls import Renewed, client_context
 from orchestrator.terms import Event, SessionClaim, SessionVerdict
@@ -115,6 +116,11 @@ def record_call(event: Event) -> Call[int]:
 def check_sessions_call(claims: Iterable[SessionClaim]) -> Call[list[SessionVerdict]]:
     """Ask whether what runs is allowed."""
     return Call("POST", "/v1/sessions/check", _VERDICTS.validate_json, _CLAIMS.dump_json(list(claims)))
+
+
+def session_news_call(session: str) -> Call[SessionNews]:
+    """Ask what a node agent told of a session."""
+    return Call("GET", f"/v1/sessions/{quote(session, safe='')}", SessionNews.model_validate_json)
 
 
 def usage_call(report: NodeReport) -> Call[None]:
@@ -291,6 +297,10 @@ class AuthorityClient:
     def check_sessions(self, claims: Iterable[SessionClaim]) -> list[SessionVerdict]:
         """Whether each running session is still allowed, in the order of the claims (node's socket)."""
         return self._ask(check_sessions_call(claims))
+
+    def session_news(self, session: str) -> SessionNews:
+        """What a node agent told of a session (the cluster's socket)."""
+        return self._ask(session_news_call(session))
 
     def report_usage(self, report: NodeReport) -> None:
         """Tell what sessions used so far, and how the machine does (node's socket)."""
