@@ -111,7 +111,8 @@ class News:
 
     def heard(self, part: Part, event: Event) -> None:
         """Note what an event says."""
-        # Stops: a hub in an attacker's hands that tells the door of ends. Shown by tests/unit/governance/test_mutual_tls.py.
+        # Stops: a hub in an attacker's hands that tells the door of ends. Shown by test_only_a_node_agent_s_word_counts
+        # (tests/unit/governance/test_mutual_tls.py).
         if part is not NODE or not event.session:
             return
         if event.kind == "workspace.start" and event.outcome is Outcome.DONE:
