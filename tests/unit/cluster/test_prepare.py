@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import stat
@@ -163,6 +164,81 @@ def test_every_folder_of_the_pod_s_parts_is_there() -> None:
         "authority", "audit", "hub", "datasets", "folders", "keyring", "public",
         "portal", "cluster", "door", "metrics-authority", "metrics-portal",
     }  # fmt: skip
+
+
+PARTS = """
+import os, socket, sqlite3, sys
+from pathlib import Path
+from orchestrator.governance.serving import listen
+from orchestrator.cluster.prepare import layout_of
+layout, part = layout_of(Path(sys.argv[1])), sys.argv[2]
+
+def tries(what):
+    try:
+        what()
+    except Exception:
+        return "no"
+    return "yes"
+
+def connect(name):
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(layout.socket(name)))
+
+def store():
+    with sqlite3.connect(layout.hub / "hub.sqlite") as database:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("CREATE TABLE IF NOT EXISTS t (a)")
+        database.execute("INSERT INTO t VALUES (1)")
+
+print({
+    "hub's store": tries(store),
+    "door's socket": tries(lambda: listen(layout.socket("door")).close()),
+    "authority's socket replaced": tries(lambda: layout.socket("hub").rename(layout.socket("hub").with_name("other"))),
+    "authority's socket": tries(lambda: connect("hub")),
+    "keys": tries(lambda: (layout.authority / "grant.key.pem").read_bytes()),
+    "log": tries(lambda: (layout.audit / "log.jsonl").read_bytes()),
+    "public": tries(lambda: (layout.public / "grant.pub.pem").read_bytes()),
+})
+"""
+
+
+@only_root
+def test_parts_with_the_pod_s_group_reach_sockets_and_their_own_and_no_key_or_log(volumes: Path) -> None:
+    assert run_prepare(volumes).returncode == 0
+    layout = layout_of(volumes)
+    serving = (
+        "import sys, time; from pathlib import Path; from orchestrator.governance.serving import listen; "
+        "kept = listen(Path(sys.argv[1])); print('up', flush=True); time.sleep(60)"
+    )
+    who: dict[str, object] = {"user": GROUP, "group": GROUP, "extra_groups": [GROUP]}
+    environment = {"PYTHONPATH": f"{ROOT}:{sysconfig.get_path('purelib')}", "PATH": os.environ["PATH"]}
+    authority = subprocess.Popen(
+        [*interpreter(), "-c", serving, str(layout.socket("hub"))],
+        stdout=subprocess.PIPE, cwd="/", env=environment, **who,  # type: ignore[call-overload]
+    )  # fmt: skip
+    try:
+        assert authority.stdout is not None and authority.stdout.readline() == b"up\n"
+        assert mode(layout.socket("hub")) == 0o660 and layout.socket("hub").stat().st_gid == GROUP
+        for uid, extra, expected in (
+            (Uid.HUB, [GROUP], {"hub's store": "yes", "door's socket": "yes", "authority's socket": "yes"}),
+            # (which folders a part sees at all is decided by what is mounted into it)
+            (Uid.DOOR, [GROUP], {"door's socket": "yes", "authority's socket": "yes"}),
+            # the negative control: without the pod's group nothing but what is public
+            (Uid.DOOR, [], {}),
+        ):
+            done = subprocess.run(
+                [*interpreter(), "-c", PARTS, str(volumes), "x"],
+                capture_output=True, text=True, check=False, cwd="/", env=environment,
+                user=uid, group=uid, extra_groups=extra,
+            )  # fmt: skip
+            nothing = dict.fromkeys(
+                ("hub's store", "door's socket", "authority's socket replaced", "authority's socket", "keys", "log"),
+                "no",
+            )
+            assert ast.literal_eval(done.stdout) == {**nothing, "public": "yes", **expected}, (uid, done.stderr)
+    finally:
+        authority.kill()
+        authority.wait()
 
 
 # -- secrets as kubelet shows them ------------------------------------------------------------------------------
