@@ -1,1 +1,1 @@
-"""The parts that only a cluster has: the door that makes workspaces' pods, and the controller of projects' namespaces."""
+"""The parts that only a cluster has: the door that makes workspaces' pods, the controller of projects' namespaces."""

@@ -14,7 +14,7 @@ import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from starlette.applications import Starlette
@@ -23,12 +23,29 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from orchestrator.errors import BulleError, InputError, NodeError, to_wire
-from orchestrator.node.sessions import Sessions, Step
+from orchestrator.node.sessions import Described, Report, Step
 
 _log = logging.getLogger(__name__)
 
 MOST_BODY = 1 << 20
 _LOOK_SECONDS = 0.2
+
+
+class Sessions(Protocol):
+    """What is behind the door: the sessions of a machine (:class:`orchestrator.node.sessions.Sessions`), or those of a
+    cluster (:class:`orchestrator.cluster.sessions.PodSessions`)."""
+
+    def start(self, token: str, environment: dict[str, str], report: Report, abort: threading.Event) -> Described:
+        """Start the workspace that a grant is for; setting ``abort`` takes all back."""
+
+    def stop(self, session: str, reason: str) -> None:
+        """End a session; one that is not there is no error."""
+
+    def get(self, session: str) -> Described:
+        """One of them; raises NotFoundError."""
+
+    def every(self) -> list[Described]:
+        """Every session that is not gone."""
 
 
 class StartRequest(BaseModel):
