@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from orchestrator.config import Settings
-from orchestrator.errors import SettingsError
 from orchestrator.governance.client import AuthorityClient
 from orchestrator.governance.grants import issuer_of
 from orchestrator.governance.keys import GRANT_PUBLIC, load_public_key
@@ -20,7 +18,9 @@ from orchestrator.node.ports import Keys, NodeAuthority, ViewBuilder
 from orchestrator.node.views import Views
 from orchestrator.node.volumes import Volumes
 from orchestrator.workspaces import seccomp
-from orchestrator.workspaces.spec import Images
+from orchestrator.workspaces.spec import images_of
+
+__all__ = ["CommonParts", "authority_of", "common_parts", "grant_desk", "images_of", "now", "volumes_of"]
 
 _AUTHORITY_SECONDS = 3.0
 
@@ -51,20 +51,6 @@ def common_parts(settings: Settings) -> CommonParts:
 def authority_of(settings: Settings) -> AuthorityClient:
     """The authority: on one machine behind a socket that root alone may open."""
     return AuthorityClient(settings.layout.socket("node"), timeout=_AUTHORITY_SECONDS)
-
-
-def images_of(settings: Settings) -> Images:
-    """The images that workspaces run, by content id, as the administrator's machine recorded them.
-
-    Raises:
-        SettingsError: the record is missing or lacks one.
-    """
-    recorded = settings.layout.images
-    try:
-        ids = json.loads(recorded.read_text(encoding="utf-8"))
-        return Images(gateway=ids["gateway"], sandbox=ids["sandbox"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SettingsError(f"{recorded} does not name the images: {error}", hint="build the images") from error
 
 
 def now() -> datetime:
