@@ -303,8 +303,8 @@ def portal_app(authority: Authority) -> FastAPI:
     return app
 
 
-def node_app(authority: Authority) -> FastAPI:
-    """What the node agent may ask: whether what runs is allowed, write its events."""
+def node_app(authority: Authority, *, one_of_many: bool = False) -> FastAPI:
+    """What a node agent may ask: whether what runs is allowed, write its events."""
     app = _app()
     _add_events(app, authority, NODE)
 
@@ -315,7 +315,7 @@ def node_app(authority: Authority) -> FastAPI:
         for verdict in verdicts:
             if not verdict.allowed:
                 measures.REFUSALS.add(rule=verdict.reason.partition(":")[0])
-        authority.governance.heard(claims)
+        authority.governance.heard(claims, one_of_many=one_of_many)
         return verdicts
 
     # On this socket alone. Stops: a portal or hub in an attacker's hands that writes usage, and with it cost or
@@ -480,5 +480,5 @@ def serve(settings: Settings, governance: Governance) -> None:
     if settings.kubernetes is None:
         serve_on_sockets({**apps, layout.socket("node"): node_app(authority)})
     else:
-        nodes = Secured(node_app(authority), settings.kubernetes.tls)
+        nodes = Secured(node_app(authority, one_of_many=True), settings.kubernetes.tls)
         serve_on_sockets({**apps, layout.socket("cluster"): cluster_app(authority)}, nodes)

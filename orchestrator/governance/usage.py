@@ -6,6 +6,7 @@ a line (tests/unit/governance/test_usage.py).
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -59,6 +60,8 @@ from orchestrator.terms import SessionClaim
 
 #: after this long without a word of it, a session counts as ended at the last one
 VANISHED = timedelta(minutes=5)
+#: on a cluster, after this long without being named by its node agent, a session no longer runs
+SILENT = timedelta(seconds=15)
 QUOTA_USED = "quota-used"
 #: the part of a quota from which on a project's leads are told
 NEAR = 0.9
@@ -72,6 +75,8 @@ class _Checked:
 
     at: datetime
     since: Mapping[SessionClaim, datetime]
+    #: when each was last named; on a cluster each node agent names its own only
+    named: Mapping[SessionClaim, datetime]
 
 
 @dataclass(frozen=True)
@@ -175,6 +180,7 @@ class Usage(Desk):
     embedded_custodian = True
     #: the node agent's last words; each is put in place whole, so that threads need no lock
     _checked: _Checked | None = None
+    _hearing = threading.Lock()
     _reported: _Reported | None = None
 
     @property
@@ -183,11 +189,18 @@ class Usage(Desk):
         return None if self._checked is None else self._checked.at
 
     # -- what the node agent tells ---------------------------------------------------------------------------
-    def heard(self, claims: Iterable[SessionClaim]) -> None:
-        """The node agent asked about these sessions: they run, and it lives. Kept in memory."""
-        now = self._clock()
-        before = {} if self._checked is None else self._checked.since
-        self._checked = _Checked(now, {claim: before.get(claim, now) for claim in claims})
+    def heard(self, claims: Iterable[SessionClaim], *, one_of_many: bool = False) -> None:
+        """The node agent asked about these sessions: they run, and it lives. Kept in memory.
+
+        ``one_of_many``: there are others, whose sessions it knows nothing of.
+        """
+        with self._hearing:  # several ask at once, and none of them may forget what another said
+            now, before = self._clock(), self._checked
+            named = dict.fromkeys(claims, now)
+            if one_of_many and before is not None:
+                named = {claim: at for claim, at in before.named.items() if now - at < SILENT} | named
+            known = {} if before is None else before.since
+            self._checked = _Checked(now, {claim: known.get(claim, now) for claim in named}, named)
 
     def record_usage(self, report: NodeReport) -> None:
         """Keep what the node agent measured. Totals: told again, or late, they change nothing and take nothing away.

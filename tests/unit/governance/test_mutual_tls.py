@@ -44,7 +44,7 @@ class Governance:
     def check_sessions(self, claims: list[SessionClaim]) -> list[SessionVerdict]:
         return [SessionVerdict(session=each.session, allowed=True) for each in claims]
 
-    def heard(self, claims: list[SessionClaim]) -> None:
+    def heard(self, claims: list[SessionClaim], *, one_of_many: bool = False) -> None:
         self.heard_of += claims
 
 

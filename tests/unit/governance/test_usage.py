@@ -416,6 +416,24 @@ def test_health_is_the_node_agents_last_word_and_says_when_it_was_heard(sleep: P
     assert found.audit_records > 0
 
 
+def test_of_several_node_agents_none_forgets_what_another_said(sleep: Place) -> None:
+    governance = sleep.governance
+    first, second = (
+        SessionClaim(session=name, person="researcher", project_id=project_id(sleep), permit_version=1)
+        for name in (ONE, TWO)
+    )
+    governance.heard([first], one_of_many=True)
+    governance.heard([second], one_of_many=True)
+    assert {each.session for each in governance.health("admin").sessions} == {ONE, TWO}
+    sleep.clock.now += timedelta(seconds=10)
+    governance.heard([second], one_of_many=True)
+    sleep.clock.now += timedelta(seconds=10)
+    governance.heard([second], one_of_many=True)
+    assert [each.session for each in governance.health("admin").sessions] == [TWO], "its agent is silent"
+    governance.heard([first])
+    assert [each.session for each in governance.health("admin").sessions] == [ONE], "on one machine there is one"
+
+
 def test_a_process_that_hears_no_node_agent_knows_what_runs_by_its_reports(sleep: Place) -> None:
     report(sleep, told(sleep, seen=START), told(sleep, TWO, seen=START, ended=START))
     other: Usage = type(sleep.governance)(sleep.store, sleep.audit, sleep.clock, sleep.governance._catalogue, Policy())
