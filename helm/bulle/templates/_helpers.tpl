@@ -1,0 +1,119 @@
+{{/* Full name of the release: names of all objects begin with it. */}}
+{{- define "bulle.fullname" -}}
+{{- if .Values.fullnameOverride }}{{ .Values.fullnameOverride }}
+{{- else if contains .Chart.Name .Release.Name }}{{ .Release.Name | trunc 40 | trimSuffix "-" }}
+{{- else }}{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 40 | trimSuffix "-" }}{{ end }}
+{{- end }}
+
+{{- define "bulle.selector" -}}
+app.kubernetes.io/name: {{ .root.Chart.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+
+{{- define "bulle.labels" -}}
+{{ include "bulle.selector" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
+{{- end }}
+
+{{/* An image, named by its content: a tag can be moved, and then nobody knows what runs. */}}
+{{- define "bulle.image" -}}
+{{- $image := index .root.Values.images .name -}}
+{{- if not (regexMatch "^([a-z0-9][a-z0-9._/:-]*@)?sha256:[0-9a-f]{64}$" (default "" $image)) -}}
+{{- fail (printf "images.%s: name the image by its content, such as registry.example.org/bulle/%s@sha256:…; it is %q" .name .name (default "" $image)) -}}
+{{- end -}}
+{{ $image }}
+{{- end }}
+
+{{/* Every container but the node agent's. */}}
+{{- define "bulle.security" -}}
+allowPrivilegeEscalation: false
+privileged: false
+readOnlyRootFilesystem: true
+runAsNonRoot: true
+runAsUser: {{ .uid }}
+runAsGroup: {{ .uid }}
+capabilities: {drop: [ALL]}
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- define "bulle.environment" -}}
+- {name: BULLE_SETTINGS, value: /etc/bulle/bulle.yaml}
+- {name: HOME, value: /tmp}
+- {name: TMPDIR, value: /tmp}
+{{- end }}
+
+{{/* What every pod of the control plane says of itself. */}}
+{{- define "bulle.pod" -}}
+automountServiceAccountToken: false
+enableServiceLinks: false
+{{- with .Values.images.pullSecrets }}
+imagePullSecrets:
+{{- range . }}
+- name: {{ . }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "bulle.podSecurity" -}}
+runAsNonRoot: true
+fsGroup: 1013
+# Once: a plugin that gave the group everything at each start would open private keys to it.
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{/* A secret's name: the one that the administrator made, or the chart's. */}}
+{{- define "bulle.secret" -}}
+{{- $own := index .root.Values.secrets .name -}}
+{{- if $own }}{{ $own }}{{ else }}{{ include "bulle.fullname" .root }}-{{ .suffix }}{{ end }}
+{{- end }}
+
+{{/* The settings file. What the chart sets itself cannot be set in `settings`: the schema refuses it there. */}}
+{{- define "bulle.settings" -}}
+{{- $name := include "bulle.fullname" . -}}
+{{- $settings := deepCopy .Values.settings -}}
+{{- $kubernetes := mergeOverwrite (deepCopy (default dict $settings.kubernetes)) (dict
+    "name" $name
+    "namespace" .Release.Namespace
+    "kubelet" .Values.kubelet.folder
+    "hub" (list (printf "%s-hub.%s.svc.%s:8081" $name .Release.Namespace .Values.clusterDomain))
+    "authority" (printf "https://%s-authority.%s.svc:8443" $name .Release.Namespace)
+    "tls" "/etc/bulle/tls"
+    "images" (dict "gateway" (include "bulle.image" (dict "root" . "name" "gateway")) "sandbox" (include "bulle.image" (dict "root" . "name" "sandbox")))) -}}
+{{- if and .Values.images.pullSecrets (not $kubernetes.image_pull_secrets) }}{{ $_ := set $kubernetes "image_pull_secrets" .Values.images.pullSecrets }}{{ end -}}
+{{- if not $kubernetes.priority_class }}{{ $_ := set $kubernetes "priority_class" (printf "%s-workspace" $name) }}{{ end -}}
+{{- $fixed := dict
+    "deployment" (default $name .Values.deployment)
+    "state" .Values.state
+    "listen" "0.0.0.0:8000"
+    "internal_port" 8081
+    "kubernetes" $kubernetes -}}
+{{- if .Values.demo.enabled -}}
+{{- $_ := set $fixed "public_url" "http://localhost:8000" -}}
+{{- $_ := set $fixed "oidc" (dict "issuer" "http://127.0.0.1:8084" "client_id" "bulle" "client_secret_file" (printf "%s/secrets/hub/client-secret" .Values.state)) -}}
+{{- else -}}
+{{- $_ := set $fixed "public_url" (required "publicUrl: the address at which people reach it, such as https://bulle.example.org" .Values.publicUrl) -}}
+{{- $_ := set $fixed "oidc" (mergeOverwrite (deepCopy (required "settings.oidc: the OpenID provider (issuer, client_id)" $settings.oidc)) (dict "client_secret_file" (printf "%s/secrets/hub/client-secret" .Values.state))) -}}
+{{- end -}}
+{{- if .Values.tls.secretName -}}
+{{- $_ := set $fixed "tls" (dict "certificate_file" "/etc/bulle/public-tls/tls.crt" "key_file" "/etc/bulle/public-tls/tls.key") -}}
+{{- end -}}
+{{- if .Values.database.internal -}}
+{{- $_ := set $fixed "database" "postgresql://bulle@/bulle" -}}
+{{- $_ := set $fixed "database_socket" (printf "%s/database/socket" .Values.state) -}}
+{{- else if .Values.database.url -}}
+{{- $_ := set $fixed "database" .Values.database.url -}}
+{{- $_ := set $fixed "database_ca_file" "/etc/bulle/database/ca.crt" -}}
+{{- if .Values.database.secretName }}{{ $_ := set $fixed "database_password_file" "/etc/bulle/database/password" }}{{ end -}}
+{{- end -}}
+{{- if eq .Values.custodian.kind "pkcs11" -}}
+{{- $_ := set $fixed "custodian" (dict "kind" "pkcs11" "module" .Values.custodian.pkcs11.module "token_label" .Values.custodian.pkcs11.tokenLabel "key_label" .Values.custodian.pkcs11.keyLabel "pin_file" "/etc/bulle/custodian/pin") -}}
+{{- end -}}
+{{- if .Values.metrics.enabled -}}
+{{- $_ := set $fixed "metrics" (dict "listen" "0.0.0.0:9464" "token_file" (printf "%s/secrets/metrics/scrape-token" .Values.state)) -}}
+{{- end -}}
+{{- toYaml (mergeOverwrite $settings $fixed) -}}
+{{- end }}
