@@ -34,13 +34,17 @@ class Projects:
             return frozenset(self._read().get("data") or {})
 
     def want(self, project_id: str, *, again: bool = False) -> None:
-        """Have a namespace made for a project, if it has none; ``again``: also where it was on the list before."""
+        """Have a namespace made for a project that is not on the list; ``again``: it is on it, and closed.
+
+        What stands beside an id on the list means nothing but that it was written anew.
+        """
         with self._lock:
             known = project_id in self._used
             self._used[project_id] = self._ticks()
             if not known or again:
+                anew = str(time.time_ns()) if again else ""
                 try:
-                    self._change(lambda data: data.setdefault(project_id, ""))
+                    self._change(lambda data: data.update({project_id: anew or data.get(project_id, "")}))
                 except BaseException:
                     self._used.pop(project_id, None)
                     raise
