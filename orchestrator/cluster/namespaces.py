@@ -232,6 +232,9 @@ class Namespaces:
             self._api.patch("namespaces", None, name, {"metadata": missing})
         for kind, each in contents(project_id, self._settings):
             self._keep(kind, each)
+        # What the settings do not want any more.
+        if not self._cluster.projects.limit_range and self._api.get("limitranges", name, "bulle") is not None:
+            self._api.delete("limitranges", name, "bulle")
         return True
 
     @staticmethod

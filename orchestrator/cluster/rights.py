@@ -45,21 +45,21 @@ class Right:
 
 
 _CORE, _RBAC, _NET = "", "rbac.authorization.k8s.io", "networking.k8s.io"
-_KEPT = ("get", "create", "update", "delete")
+_KEPT = ("get", "create", "update")
 
 RIGHTS: tuple[Right, ...] = (
     Right(Part.DOOR, Where.CONTROL, _CORE, "configmaps", ("get", "update"), named="projects"),
     Right(Part.DOOR, Where.PROJECT, _CORE, "pods", ("get", "list", "create", "delete")),
-    Right(Part.DOOR, Where.PROJECT, _CORE, "secrets", ("get", "list", "create", "delete")),
+    Right(Part.DOOR, Where.PROJECT, _CORE, "secrets", ("list", "create", "delete")),
     Right(Part.DOOR, Where.PROJECT, _CORE, "events", ("list",)),
     Right(Part.NAMESPACES, Where.CONTROL, _CORE, "configmaps", ("get",), named="projects"),
     Right(Part.NAMESPACES, Where.CLUSTER, _CORE, "namespaces", ("get", "list", "create", "delete", "patch")),
     Right(Part.NAMESPACES, Where.CLUSTER, _CORE, "pods", ("list",)),
     Right(Part.NAMESPACES, Where.CLUSTER, _CORE, "serviceaccounts", _KEPT),
     Right(Part.NAMESPACES, Where.CLUSTER, _CORE, "resourcequotas", _KEPT),
-    Right(Part.NAMESPACES, Where.CLUSTER, _CORE, "limitranges", _KEPT),
+    Right(Part.NAMESPACES, Where.CLUSTER, _CORE, "limitranges", (*_KEPT, "delete")),
     Right(Part.NAMESPACES, Where.CLUSTER, _NET, "networkpolicies", _KEPT),
-    Right(Part.NAMESPACES, Where.CLUSTER, _RBAC, "rolebindings", _KEPT),
+    Right(Part.NAMESPACES, Where.CLUSTER, _RBAC, "rolebindings", (*_KEPT, "delete")),
     Right(Part.NAMESPACES, Where.CLUSTER, _RBAC, "clusterroles", ("bind",), named="project"),
 )
 

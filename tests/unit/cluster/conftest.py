@@ -96,8 +96,12 @@ class Stage:
             self.settings, api, self.authority, clock=lambda: self.now, connects=lambda host, port: self.connects
         )
 
-    def controller(self) -> Namespaces:
-        return Namespaces(self.settings, self.cluster.api(Part.NAMESPACES))
+    def controller(self, **projects: Any) -> Namespaces:
+        cluster = self.settings.kubernetes
+        assert cluster is not None
+        told = cluster.model_copy(update={"projects": cluster.projects.model_copy(update=projects)})
+        settings = self.settings.model_copy(update={"kubernetes": told})
+        return Namespaces(settings, self.cluster.api(Part.NAMESPACES))
 
     def grant(self, **changes: Any) -> Grant:
         permit = PermitTerms(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from orchestrator.cluster import namespaces
 from orchestrator.cluster.namespaces import LABEL_CONTROL, Namespaces, contents, namespace
+from orchestrator.cluster.rights import Part
 from orchestrator.config import Settings
 from orchestrator.errors import NotFoundError, UnavailableError
 from tests.unit.cluster.conftest import NAMESPACE, PROJECT, Stage
@@ -33,16 +35,10 @@ class Quiet:
         told["kubernetes"]["projects"] = PROJECTS
         told["workspace"]["start_timeout"] = 5
         self.settings = Settings.model_validate(told)
-        self.controller = Namespaces(self.settings, cluster.api(namespaces_part()))
+        self.controller = Namespaces(self.settings, cluster.api(Part.NAMESPACES))
 
     def list(self, *ids: str) -> None:
         self.cluster.change("configmaps", CONTROL, "bulle-projects", data=dict.fromkeys(ids, ""))
-
-
-def namespaces_part() -> Any:
-    from orchestrator.cluster.rights import Part
-
-    return Part.NAMESPACES
 
 
 @pytest.fixture
@@ -97,8 +93,6 @@ def test_what_the_door_says_is_no_name(quiet: Quiet) -> None:
 
 
 def test_without_that_check_any_name_gets_a_namespace(quiet: Quiet, monkeypatch: pytest.MonkeyPatch) -> None:
-    import re
-
     monkeypatch.setattr(namespaces, "_ID", re.compile(r"[a-z-]+"))
     quiet.list("kube-system")
     quiet.controller.look()
@@ -168,7 +162,7 @@ def test_what_somebody_changes_is_mended(quiet: Quiet, drift: Callable[[FakeClus
         told = []
         for (kind, where, name), each in sorted(quiet.cluster.objects.items()):
             if NAMESPACE in (where, name):
-                told.append((kind, name, each["metadata"].get("labels"), {**each, "metadata": None}))
+                told.append((kind, name, dict(each["metadata"].get("labels") or {}), {**each, "metadata": None}))
         return told
 
     before = state()

@@ -38,13 +38,17 @@ def test_every_right_is_used(stage: Stage) -> None:
     grant = stage.grant()
     stage.cluster.script = [*GOOD[:2] * 12, *GOOD]
     stage.start(grant)
+    stage.door.watch.look()
     stage.door.watch.sweep()
     mender = stage.controller()
     mender.mend()
+    limited = stage.controller(limit_range={"max": {"memory": "8Gi"}})
+    limited.mend()
     namespace = f"bulle-project-{PROJECT}"
     for kind, name in (
         ("serviceaccounts", "bulle-workspace"),
         ("resourcequotas", "bulle"),
+        ("limitranges", "bulle"),
         ("networkpolicies", "bulle-nothing"),
         ("rolebindings", "bulle-door"),
     ):
@@ -52,6 +56,7 @@ def test_every_right_is_used(stage: Stage) -> None:
         changed = {"automountServiceAccountToken": True, "spec": {}, "subjects": []}
         stage.cluster.change(kind, namespace, name, **{key: changed[key] for key in changed if key in found})
     stage.cluster.objects[("namespaces", "", namespace)]["metadata"]["labels"].pop("pod-security.kubernetes.io/warn")
+    limited.mend()
     mender.mend()
     stage.door.sessions.stop(grant.session, "asked by the hub")
     stage.door.watch.sweep()
