@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from orchestrator.cluster.rights import RIGHTS, Part, Where
+from orchestrator.errors import ForbiddenError
 from tests.unit.cluster.conftest import PROJECT, Stage
 from tests.unit.cluster.fake import CONTROL, GOOD
 
@@ -65,3 +68,17 @@ def test_every_right_is_used(stage: Stage) -> None:
     every = {(each.part, each.where, each.resource, verb) for each in RIGHTS for verb in each.verbs}
     unused = {(part.value, kind, verb) for part, _, kind, verb in every - stage.cluster.used}
     assert unused == set()
+
+
+def test_a_call_beyond_the_table_is_refused_and_seen(stage: Stage) -> None:
+    api = stage.cluster.api(Part.DOOR)
+    for attack in (
+        lambda: api.create("namespaces", None, {"metadata": {"name": "mine"}}),
+        lambda: api.get("secrets", CONTROL, "bulle-secrets"),
+        lambda: api.get("configmaps", CONTROL, "another"),
+        lambda: api.delete("networkpolicies", "bulle-project-x", "bulle-nothing"),
+    ):
+        with pytest.raises(ForbiddenError):
+            attack()
+    assert len(stage.cluster.beyond) == 4
+    stage.cluster.beyond.clear()
