@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator import logs
+from orchestrator.cluster.process import harden, now
 from orchestrator.cluster.projects import Projects
 from orchestrator.cluster.sessions import Connects, PodSessions, connects
 from orchestrator.cluster.watch import DoorWatch
@@ -24,11 +25,9 @@ from orchestrator.governance.client import AuthorityClient
 from orchestrator.governance.grants import issuer_of
 from orchestrator.governance.keys import GRANT_PUBLIC, load_public_key
 from orchestrator.governance.serving import serve_on_sockets
-from orchestrator.node.agent import harden
 from orchestrator.node.door import door_app
 from orchestrator.node.grants import Clock, GrantDesk, chain_wanted
 from orchestrator.node.journal import Journal
-from orchestrator.node.parts import now
 from orchestrator.node.ports import Authority
 from orchestrator.workspaces.spec import images_of
 

@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import logs
+from orchestrator.cluster.process import harden
 from orchestrator.cluster.rights import control_account, project_role, projects_map
 from orchestrator.cluster_api import HttpsApi, Manifest
 from orchestrator.config import Kubernetes, Settings, load_settings
 from orchestrator.errors import BulleError, ConflictError, NotFoundError, SettingsError
-from orchestrator.node.agent import harden
 from orchestrator.workspaces.pod import ACCOUNT, namespace_of
 from orchestrator.workspaces.spec import BRIDGE_PORT, LABEL_DEPLOYMENT, LABEL_PART
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -36,6 +39,13 @@ def hub(stage: Stage, tmp_path: Path) -> Iterator[Door]:
     thread.join(10)
     stage.door.watch.stop()
     socket.close()
+
+
+@pytest.mark.parametrize("part", ["door", "namespaces"])
+def test_nothing_comes_along_that_opens_data_or_speaks_to_an_engine(part: str) -> None:
+    program = f"import sys, orchestrator.cluster.{part}; print({{each.split('.')[0] for each in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert not {"docker", "grpc", "pyarrow", "pkcs11", "sqlalchemy"} & ast.literal_eval(done.stdout)
 
 
 def test_the_hub_starts_sees_and_stops_a_workspace(stage: Stage, hub: Door) -> None:
