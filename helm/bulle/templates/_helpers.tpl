@@ -84,7 +84,7 @@ seccompProfile: {type: RuntimeDefault}
     "tls" "/etc/bulle/tls"
     "images" (dict "gateway" (include "bulle.image" (dict "root" . "name" "gateway")) "sandbox" (include "bulle.image" (dict "root" . "name" "sandbox")))) -}}
 {{- if and .Values.images.pullSecrets (not $kubernetes.image_pull_secrets) }}{{ $_ := set $kubernetes "image_pull_secrets" .Values.images.pullSecrets }}{{ end -}}
-{{- if not $kubernetes.priority_class }}{{ $_ := set $kubernetes "priority_class" (printf "%s-workspace" $name) }}{{ end -}}
+{{- if and .Values.priorityClasses.create (not $kubernetes.priority_class) }}{{ $_ := set $kubernetes "priority_class" (printf "%s-workspace" $name) }}{{ end -}}
 {{- $fixed := dict
     "deployment" (default $name .Values.deployment)
     "state" .Values.state
@@ -95,8 +95,11 @@ seccompProfile: {type: RuntimeDefault}
 {{- $_ := set $fixed "public_url" "http://localhost:8000" -}}
 {{- $_ := set $fixed "oidc" (dict "issuer" "http://127.0.0.1:8084" "client_id" "bulle" "client_secret_file" (printf "%s/secrets/hub/client-secret" .Values.state)) -}}
 {{- else -}}
-{{- $_ := set $fixed "public_url" (required "publicUrl: the address at which people reach it, such as https://bulle.example.org" .Values.publicUrl) -}}
-{{- $_ := set $fixed "oidc" (mergeOverwrite (deepCopy (required "settings.oidc: the OpenID provider (issuer, client_id)" $settings.oidc)) (dict "client_secret_file" (printf "%s/secrets/hub/client-secret" .Values.state))) -}}
+{{- if not .Values.publicUrl }}{{ fail "publicUrl: the address at which people reach it, such as https://bulle.example.org" }}{{ end -}}
+{{- $_ := set $fixed "public_url" .Values.publicUrl -}}
+{{- if not (kindIs "map" $settings.oidc) }}{{ fail "settings.oidc: the OpenID provider (issuer, client_id)" }}{{ end -}}
+{{- if not (or .Values.secrets.oidc .Values.secrets.shared) }}{{ fail "secrets.oidc: the Secret with the key client-secret that the OpenID provider gave" }}{{ end -}}
+{{- $_ := set $fixed "oidc" (mergeOverwrite (deepCopy (default dict $settings.oidc)) (dict "client_secret_file" (printf "%s/secrets/hub/client-secret" .Values.state))) -}}
 {{- end -}}
 {{- if .Values.tls.secretName -}}
 {{- $_ := set $fixed "tls" (dict "certificate_file" "/etc/bulle/public-tls/tls.crt" "key_file" "/etc/bulle/public-tls/tls.key") -}}
@@ -116,4 +119,18 @@ seccompProfile: {type: RuntimeDefault}
 {{- $_ := set $fixed "metrics" (dict "listen" "0.0.0.0:9464" "token_file" (printf "%s/secrets/metrics/scrape-token" .Values.state)) -}}
 {{- end -}}
 {{- toYaml (mergeOverwrite $settings $fixed) -}}
+{{- end }}
+
+{{/* The port of an address such as https://login.example.org:8443/realm, and what it is where none is said. */}}
+{{- define "bulle.port" -}}
+{{- default (toString .default) (regexFind ":[0-9]+$" (urlParse .address).host | trimPrefix ":") -}}
+{{- end }}
+
+{{/* Names, and the cluster's API: asked by its Service's port, and by the one behind it. */}}
+{{- define "bulle.toCluster" -}}
+- ports: [{port: 53, protocol: UDP}, {port: 53, protocol: TCP}]
+- ports: [{port: 443, protocol: TCP}, {port: 6443, protocol: TCP}]
+  {{- with .Values.networkPolicy.apiServer }}
+  to: {{- toYaml . | nindent 4 }}
+  {{- end }}
 {{- end }}
