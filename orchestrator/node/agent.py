@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import math
 import os
 import resource
 import signal
@@ -33,6 +34,7 @@ from orchestrator.node.csi import GrantVolumes, csi_server
 from orchestrator.node.door import door_app
 from orchestrator.node.folders import Folders
 from orchestrator.node.journal import Journal
+from orchestrator.node.lease import Leases
 from orchestrator.node.parts import CommonParts, common_parts, grant_desk, images_of, now, volumes_of
 from orchestrator.node.rounds import Rounds
 from orchestrator.node.sessions import Sessions, State
@@ -134,11 +136,13 @@ def serve(settings: Settings, parts: Callable[[Settings], Parts] = real_parts) -
     layout = settings.layout
     with_parts = parts(settings)
     journal = Journal(with_parts.authority)
+    # No other machine has these disks: however long they do not answer, what is open stays this one's.
+    folders = Folders(layout, with_parts.keys, Leases(hold=math.inf))
+    folders.tidy()
     containers, mounted = clean(layout, with_parts.runtime)
     journal.done("node.start", containers=containers, mounts=mounted)
 
     desk = grant_desk(settings)
-    folders = Folders(layout, with_parts.keys)
     volumes = volumes_of(settings, with_parts, folders, journal)
     sessions = Sessions(
         settings,
@@ -186,6 +190,7 @@ def serve(settings: Settings, parts: Callable[[Settings], Parts] = real_parts) -
             (SIZES_SECONDS, meter.measure),
             (REPORT_SECONDS, meter.report),
             (CLOSING_SECONDS, closer.round),
+            (SIZES_SECONDS, folders.sweep),
         ]
     )
     csi = csi_server(GrantVolumes(volumes, desk), layout.socket("csi"), running_version())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ CAPABILITIES = (
 )
 
 
-def agent_container(settings: Settings, settings_file: Path, image_id: str) -> dict[str, Any]:
+def agent_container(settings: Settings, settings_file: Path, image_id: str, node: str = "") -> dict[str, Any]:
     """Arguments of ``docker.containers.run`` for the node agent. It runs as root, has no network and a
     read-only root.
 
@@ -82,6 +83,12 @@ def agent_container(settings: Settings, settings_file: Path, image_id: str) -> d
         "restart_policy": {"Name": "always"},
         "stop_signal": "SIGTERM",
         "log_config": {"type": "json-file", "config": {"max-size": "10m", "max-file": "3"}},
-        "environment": {"BULLE_SETTINGS": SETTINGS_INSIDE, "HOME": "/tmp", "TMPDIR": "/tmp"},  # noqa: S108
+        "environment": {
+            "BULLE_SETTINGS": SETTINGS_INSIDE,
+            # Of the machine and not of the container: the leases of folders say who has them.
+            "BULLE_NODE": node or socket.gethostname(),
+            "HOME": "/tmp",  # noqa: S108
+            "TMPDIR": "/tmp",  # noqa: S108
+        },
         "detach": True,
     }

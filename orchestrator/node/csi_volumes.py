@@ -240,6 +240,8 @@ class PodVolumes:
         if self._clock() >= session.grant.ends_at:
             self.end(session.grant.session, "its end has come")
             return
+        # Stops: two nodes that write to one folder. Shown by tests/unit/node/test_lease.py.
+        self._volumes.refuse_lost(session.grant.session)
         # Stops: a container or an image that somebody puts into the pod after its volumes were published. Shown by
         # tests/unit/node/test_csi_volumes.py.
         pod = self._identity.check_pod(session.pod, session.grant)

@@ -8,20 +8,27 @@ names nor sizes of files.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.config import Layout, Uid
 from orchestrator.errors import CustodyError, NodeError, RefusedError
 from orchestrator.node import mounts
+from orchestrator.node.lease import Lease, Leases
 from orchestrator.node.ports import Keys
 from orchestrator.node.shared import Shared
 
+_log = logging.getLogger(__name__)
+
 _MB = 1 << 20
+_NAME = re.compile(r"[0-9a-f]{64}")
 _PROJECT_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -33,6 +40,7 @@ class OpenFolder:
     plain: Path
     cipher: Path
     mount: mounts.CipherMount
+    lease: Lease
 
 
 def home_key(project_id: str, person: str) -> str:
@@ -60,11 +68,13 @@ def archive_of(folders: Path, project_id: str) -> Path:
 class Folders:
     """The encrypted folders of a deployment."""
 
-    def __init__(self, layout: Layout, keys: Keys) -> None:
+    def __init__(self, layout: Layout, keys: Keys, leases: Leases | None = None) -> None:
         self._disks = layout.folders
         self._mounts = layout.mounts
         self._keys = keys
         self._open: Shared[OpenFolder] = Shared()
+        self.leases = leases or Leases()
+        self._held: dict[str, Lease] = {}
 
     def open(self, key_id: str, limit_mb: int) -> Path:
         """The plaintext of a folder, made on first use; mounted once, however many sessions use it.
@@ -72,6 +82,8 @@ class Folders:
         Raises:
             CustodyError: its key is missing though the folder is there, or is not released.
             NodeError: it cannot be made or mounted; nothing stays mounted.
+            HeldError: another node has it open.
+            WaitError: another node had it open, and may have it still.
         """
         return self._open.acquire(key_id, lambda: self._mount(key_id, limit_mb)).plain
 
@@ -85,6 +97,54 @@ class Folders:
     def in_use(self) -> list[str]:
         """Key ids of the folders that are mounted, or being mounted."""
         return self._open.keys()
+
+    def lost(self, key_id: str) -> bool:
+        """Whether a folder that is open here may be open elsewhere too, so that nothing more may be written to it."""
+        lease = self._held.get(key_id)
+        return lease is not None and self.leases.lost(lease)
+
+    def refuse_open_elsewhere(self, key_ids: Iterable[str]) -> None:
+        """Look whether another node may have one of these folders open; to be asked when nobody opens them any more.
+
+        Raises:
+            HeldError: one is open.
+            WaitError: one was, and may be still.
+        """
+        for name in map(folder_name, key_ids):
+            if (self._disks / name).is_dir():
+                self.leases.give_back(self._take(name))
+
+    def _take(self, name: str) -> Lease:
+        cipher = self._mounts / "cipher" / name
+        return self.leases.take(self._disks / name, lambda: not mounts.is_mounted(cipher))
+
+    def tidy(self) -> None:
+        """At the start of an agent: take away what an earlier one of this node left mounted.
+
+        Raises:
+            NodeError: something stays mounted.
+        """
+        for each in mounts.mounts_below(self._mounts / "cipher"):
+            # Stops: an agent that comes back late, and by unmounting in order writes over what is another node's by
+            # now. Shown by tests/unit/node/test_lease.py.
+            if not self.leases.alone(self._disks / each.path.name):
+                self._cut(each.path)
+            mounts.unmount(each.path)
+
+    def sweep(self) -> None:
+        """Remove leases that earlier agents of this node left at folders that are not open."""
+        for folder in self._disks.iterdir() if self._disks.is_dir() else ():
+            cipher = self._mounts / "cipher" / folder.name
+            if _NAME.fullmatch(folder.name) and not mounts.is_mounted(cipher):
+                self.leases.forget(folder)
+
+    @staticmethod
+    def _cut(cipher: Path) -> None:
+        try:
+            mounts.cut(cipher)
+        except NodeError as error:
+            # Goes on: it is unmounted all the same.
+            _log.error("%s", error)
 
     def size(self, key_id: str) -> int | None:
         """Bytes that a folder takes on the disk, which is less than its limit: the file is sparse. None: not there."""
@@ -109,12 +169,26 @@ class Folders:
             self._mounts / "cipher" / name,
             self._mounts / "plain" / name,
         )
-        image = disk / "disk.img"
+        disk.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lease = self._take(name)
+        try:
+            # Again: whoever puts it away looks for leases after it has said that it is closed.
+            self.refuse_closed(key_id.split("/")[1])
+            mount = self._show(key_id, limit_mb, disk / "disk.img", cipher, plain)
+        except BaseException:
+            self._give_back(lease, name)
+            with suppress(OSError):
+                disk.rmdir()
+            raise
+        self._held[key_id] = lease
+        return OpenFolder(key_id, plain, cipher, mount, lease)
+
+    def _show(self, key_id: str, limit_mb: int, image: Path, cipher: Path, plain: Path) -> mounts.CipherMount:
         if image.exists() and not self._keys.exists(key_id):
             # A new key would make a folder that looks empty, over one that nobody can read again.
             raise CustodyError(f"the key '{key_id}' is missing, and its folder is there", hint="restore the key ring")
         key = self._keys.get_or_create(key_id)
-        for folder in (disk, cipher, plain):
+        for folder in (cipher, plain):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             if not image.exists():
@@ -131,7 +205,7 @@ class Folders:
         except BaseException:
             self._clear(plain, cipher)
             raise
-        return OpenFolder(key_id, plain, cipher, mount)
+        return mount
 
     @staticmethod
     def _create(image: Path, cipher: Path, limit_mb: int, key: bytes) -> None:
@@ -173,8 +247,17 @@ class Folders:
             folder.rmdir()
 
     def _unmount(self, opened: OpenFolder) -> None:
+        if self.leases.lost(opened.lease):
+            self._cut(opened.cipher)
         opened.mount.close()
         self._clear(opened.plain, opened.cipher)
+        self._held.pop(opened.key_id, None)
+        self._give_back(opened.lease, opened.cipher.name)
+
+    def _give_back(self, lease: Lease, name: str) -> None:
+        # What is still in use was detached only: as long as the kernel has the image, nobody else may.
+        image, cipher = self._disks / name / "disk.img", self._mounts / "cipher" / name
+        self.leases.give_back(lease, lambda: not mounts.is_mounted(cipher) and mounts.is_free(image))
 
 
 def _grow(image: Path, limit_mb: int) -> None:

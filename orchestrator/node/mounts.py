@@ -13,6 +13,8 @@ import struct
 import subprocess
 import tempfile
 import threading
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +28,11 @@ _LOOP_CTL_GET_FREE = 0x4C82
 _LOOP_CONFIGURE = 0x4C0A
 _LO_FLAGS_AUTOCLEAR = 4
 _LOOP_MAJOR = 7
+_LOOP_CONTROL, _FUSE = (10, 237), (10, 229)
+_LOCK_SECONDS = 3.0
+#: what a file system without locks answers
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS})
+_SHUTDOWN, _NO_FLUSH = 0x8004587D, 2  # EXT4_IOC_SHUTDOWN, EXT4_GOING_FLAGS_NOLOGFLUSH
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -67,6 +74,14 @@ def mounts_below(folder: Path) -> list[MountPoint]:
 def is_mounted(path: Path) -> bool:
     """Whether ``path`` itself is a mount point."""
     return any(each.path == path for each in mounts_below(path.parent))
+
+
+def kind_at(path: Path) -> str:
+    """The kind of file system on which ``path`` lies."""
+    text = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
+    around = [each for each in parse_mountinfo(text) if each.path == path or each.path in path.parents]
+    # The last of the deepest: what lies over the others.
+    return max(enumerate(around), key=lambda each: (len(each[1].path.parts), each[0]))[1].kind
 
 
 def _mount(source: str, target: Path, kind: str, flags: int, data: str = "") -> None:
@@ -188,7 +203,12 @@ def unmount_below(folder: Path) -> int:
 
 # -- ext4 in a file -----------------------------------------------------------------------------------------
 def image_mount(image: Path, target: Path) -> None:
-    """Mount the ext4 file system in the file ``image``; its loop device goes with the last mount of it."""
+    """Mount the ext4 file system in the file ``image``; its loop device goes with the last mount of it.
+
+    Raises:
+        NodeError: it cannot be mounted, or something else has it open to write: this machine or, where the disks'
+            file system knows locks, another one.
+    """
     try:
         device = _attach(image)
         try:
@@ -201,9 +221,11 @@ def image_mount(image: Path, target: Path) -> None:
 
 def _attach(image: Path) -> tuple[int, str]:
     """A loop device over ``image``, open: it clears itself once neither open nor mounted (loop(4))."""
-    file = os.open(image, os.O_RDWR | os.O_CLOEXEC)
-    control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
+    control = _device("/dev/loop-control", _LOOP_CONTROL)
+    file = -1
     try:
+        file = os.open(image, os.O_RDWR | os.O_CLOEXEC)
+        _lock(file)
         for _ in range(64):
             number = fcntl.ioctl(control, _LOOP_CTL_GET_FREE)
             path = f"/dev/loop{number}"
@@ -224,9 +246,71 @@ def _attach(image: Path) -> tuple[int, str]:
                 continue
             return loop, path
     finally:
-        os.close(file)
+        if file >= 0:
+            os.close(file)
         os.close(control)
     raise OSError(errno.EBUSY, "no free loop device")
+
+
+def _device(path: str, number: tuple[int, int]) -> int:
+    """A device of the kernel's, open; where it has no file yet (its module is loaded when it is opened) one is made."""
+    if not Path(path).exists():
+        with suppress(FileExistsError):
+            os.mknod(path, 0o600 | 0o020000, os.makedev(*number))
+    return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+
+
+def _lock(file: int) -> None:
+    """Lock an image for as long as a loop device has it: the lock is the open file's, and the kernel's to give back.
+
+    Stops: a second mount of the same image, which destroys it. On a network file system with locks its server knows of
+    it, and gives it to another machine only when this one may not write any more.
+    """
+    until = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return
+            # A loop device of before clears itself a moment after its mount has gone.
+            if error.errno != errno.EWOULDBLOCK or time.monotonic() > until:
+                raise
+            time.sleep(0.05)
+        else:
+            return
+
+
+def is_free(image: Path) -> bool:
+    """Whether no loop device has ``image``, as far as its file system knows locks."""
+    try:
+        file = os.open(image, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in _NO_LOCKS
+    finally:
+        os.close(file)
+    return True
+
+
+def cut(target: Path) -> None:
+    """Have the ext4 file system at ``target`` write nothing more, its journal included (ext4's shutdown).
+
+    For a disk that is another's by now: to unmount it in order would write over what is theirs.
+    """
+    try:
+        folder = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.ioctl(folder, _SHUTDOWN, struct.pack("I", _NO_FLUSH))
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise _told(f"{target} was not cut off", error) from error
 
 
 # -- gocryptfs ----------------------------------------------------------------------------------------------
@@ -260,7 +344,7 @@ class CipherMount:
         self.target = target
         with tempfile.TemporaryFile() as errors:
             try:
-                device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+                device = _device("/dev/fuse", _FUSE)
             except OSError as error:
                 raise _told("/dev/fuse cannot be opened", error) from error
             try:

@@ -49,7 +49,10 @@ def common_parts(settings: Settings) -> CommonParts:
 
 
 def authority_of(settings: Settings) -> AuthorityClient:
-    """The authority: on one machine behind a socket that root alone may open."""
+    """The authority: on one machine behind a socket that root alone may open, on a cluster by TLS both ways."""
+    cluster = settings.kubernetes
+    if cluster is not None and cluster.authority is not None:
+        return AuthorityClient.over_tls(cluster.authority, cluster.tls, timeout=_AUTHORITY_SECONDS)
     return AuthorityClient(settings.layout.socket("node"), timeout=_AUTHORITY_SECONDS)
 
 

@@ -161,6 +161,13 @@ class Volumes:
         with self._guard:
             return list(self._published.values())
 
+    def refuse_lost(self, session: str) -> None:
+        """Raises NodeError where a folder of this session may be open elsewhere, so that it must be let go here."""
+        kinds = [(each.kind, each.grant) for each in self.published() if each.grant.session == session]
+        for kind, grant in kinds:
+            if kind is not Kind.VIEW and self._folders.lost(self._folder(kind, grant)[0]):
+                raise NodeError(f"the {kind} folder was lost: its storage is silent, or another node has it")
+
     def views(self) -> set[Path]:
         """Where the views that show now are made."""
         return {self._views.place(each.grant) for each in self.published() if each.kind is Kind.VIEW}

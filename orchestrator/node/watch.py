@@ -87,6 +87,11 @@ class Watch:
             self._sessions.stop_all("its end has come", over)
         if not running:
             return
+        for grant in running:
+            try:
+                self._volumes.refuse_lost(grant.session)
+            except BulleError as error:
+                self._sessions.stop_all(error.message, [grant.session])
         try:
             found = self._runtime.list()
         except BulleError as error:

@@ -136,8 +136,8 @@ def workspace_pod(grant: Grant, settings: Settings, images: Images, lock_image: 
     cluster. ``lock_image`` holds the network lock; it is the gateway's.
 
     Raises:
-        SettingsError: ``settings.kubernetes`` is not set, ``kubernetes.hub`` holds names still, or an image is not named
-            by its content.
+        SettingsError: ``settings.kubernetes`` is not set, ``kubernetes.hub`` holds names still, or an image is not
+            named by its content.
     """
     cluster = settings.kubernetes
     if cluster is None:
@@ -190,9 +190,21 @@ def workspace_pod(grant: Grant, settings: Settings, images: Images, lock_image: 
             "initContainers": [_lock(lock_image, cluster), _probe(sandbox, paths, settings)],
             "containers": [_container(spec, volumes_of(spec, paths)) for spec in specs],
             "volumes": [volume.manifest(name) for volume in volumes.values()],
+            "affinity": _beside_the_project(settings),
             **_placement(cluster),
         },
     }
+
+
+def _beside_the_project(settings: Settings) -> Manifest:
+    """All pods of a project, which are those of its namespace, on one node; the first goes anywhere, because Kubernetes
+    lets a pod in that is what it asks for itself.
+
+    Stops: two nodes that mount one project's folder. What holds where the scheduler does not: node/lease.py.
+    """
+    workspaces = {LABEL_DEPLOYMENT: settings.deployment, LABEL_PART: "workspace"}
+    term = {"labelSelector": {"matchLabels": workspaces}, "topologyKey": "kubernetes.io/hostname"}
+    return {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
 
 
 def _placement(cluster: Kubernetes) -> Manifest:

@@ -15,9 +15,10 @@ from orchestrator.errors import SettingsError
 from orchestrator.governance.keys import GRANT_PUBLIC
 from orchestrator.keys import FileCustodian, KeyRing
 from orchestrator.node import __main__ as entry
-from orchestrator.node import cluster, csi_pb2, csi_pb2_grpc, kubelet_pb2, kubelet_pb2_grpc
+from orchestrator.node import csi_pb2, csi_pb2_grpc, kubelet_pb2, kubelet_pb2_grpc
 from orchestrator.node.cluster import ClusterParts, pod_volumes, serve_cluster
 from orchestrator.node.journal import Journal
+from orchestrator.node.lease import node_name
 from orchestrator.node.registration import csi_socket, registry_socket
 from tests.unit.node.apart import apart
 from tests.unit.node.test_csi_volumes import Desk, Node
@@ -97,4 +98,4 @@ def test_the_settings_decide_which_agent_runs(tmp_path: Path, monkeypatch: pytes
         monkeypatch.setenv("BULLE_SETTINGS", str(file))
         assert entry.main() == 0
     assert ran == ["machine", "cluster"]
-    assert cluster.node_name()
+    assert node_name()

@@ -288,7 +288,11 @@ def _changed(node: Node, grant: Grant) -> None:
     node.cluster.pod = GrantError("pod n/p is not as a workspace must be: spec.ephemeralContainers")
 
 
-@pytest.mark.parametrize("why", [_refused, _changed])
+def _lost(node: Node, grant: Grant) -> None:
+    node.volumes._folders.lost = lambda key_id: True  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("why", [_refused, _changed, _lost])
 def test_data_goes_from_a_pod_that_is_refused_or_changed(tmp_path: Path, why: Any) -> None:
     alone(lambda node: data_goes(node, why), tmp_path)
 
@@ -369,6 +373,7 @@ def test_what_is_opened_and_taken_away_shows_in_the_running_container(tmp_path: 
         (csi_volumes, "READ_ONLY", frozenset(PodKind), whole_or_not),
         (PodVolumes, "_remove_what_is_nobodys", lambda self: 0, a_restart),
         (PodWatch, "ask", lambda self: None, lambda node: data_goes(node, _refused)),
+        (Volumes, "refuse_lost", lambda self, session: None, lambda node: data_goes(node, _lost)),
         (Cluster, "check_pod", lambda self, who, grant: PASSED, lambda node: data_goes(node, _changed)),
     ],
 )

@@ -72,6 +72,7 @@ class Plain(Folders):
 
     def __init__(self, place: Path) -> None:
         self.place = self._disks = place
+        self._held = {}
 
     def open(self, key_id: str, limit_mb: int) -> Path:
         folder = self.place / key_id

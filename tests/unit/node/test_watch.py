@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from orchestrator.errors import BulleError, RefusedError, UnavailableError
+from orchestrator.errors import BulleError, NodeError, RefusedError, UnavailableError
 from orchestrator.node import asking
 from orchestrator.node import watch as room
 from orchestrator.node.journal import Journal
@@ -60,6 +60,7 @@ class Bench:
             monkeypatch.setattr(each, "time", SimpleNamespace(monotonic=lambda: self.seconds))
         self.running: dict[str, Grant] = {MINE: a_grant(MINE).model_copy(update={"ends_at": NOW + timedelta(hours=1)})}
         self.shown = [Publication(Kind.VIEW, a_grant(ELSEWHERE), Path("/m/data"))]
+        self.lost: set[str] = set()
         self.stopped: dict[str, str] = {}
         self.alive = 3
         self.now = NOW
@@ -67,7 +68,9 @@ class Bench:
         self.ended = threading.Event()
         self.watch = Watch(
             sessions=self,  # type: ignore[arg-type]
-            volumes=SimpleNamespace(published=lambda: list(self.shown), unpublish=self.unpublish),  # type: ignore[arg-type]
+            volumes=SimpleNamespace(
+                published=lambda: list(self.shown), unpublish=self.unpublish, refuse_lost=self.refuse_lost
+            ),  # type: ignore[arg-type]
             runtime=SimpleNamespace(list=self.containers),  # type: ignore[arg-type]
             authority=self.authority,
             journal=Journal(self.authority),
@@ -83,6 +86,14 @@ class Bench:
 
     def unpublish(self, target: str) -> None:
         self.shown = [each for each in self.shown if str(each.target) != target]
+
+    # -- as Volumes
+    def published(self) -> list[Publication]:
+        return list(self.shown)
+
+    def refuse_lost(self, session: str) -> None:
+        if session in self.lost:
+            raise NodeError("the home folder was lost")
 
     # -- as Sessions
     def grants(self, *states: State) -> list[Grant]:
@@ -224,6 +235,13 @@ def a_dead_part_ends_it(bench: Bench) -> None:
 
 def test_a_session_of_which_a_part_died_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     a_dead_part_ends_it(Bench(monkeypatch))
+
+
+def test_a_session_whose_folder_another_machine_took_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(monkeypatch)
+    bench.lost = {MINE}
+    bench.watch.look()
+    assert bench.stopped == {MINE: "the home folder was lost"}
 
 
 def test_negative_control_where_a_missing_part_is_not_counted_the_rest_runs_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from orchestrator.terms import Grant
 from orchestrator.workspaces import pod, probe
 from orchestrator.workspaces.gateway import settings as gateway_settings
 from orchestrator.workspaces.pod import DRIVER, LOCK, SECCOMP, workspace_pod
-from orchestrator.workspaces.spec import BRIDGE_PORT, Images
+from orchestrator.workspaces.spec import BRIDGE_PORT, LABEL_SESSION, Images
 from tests.unit.workspaces.test_spec import IMAGES, SETTINGS, a_grant, grants
 
 Manifest = dict[str, Any]
@@ -384,6 +384,34 @@ def test_placement_is_the_administrator_s() -> None:
     assert (spec["runtimeClassName"], spec["priorityClassName"]) == ("kata", "workspaces")
     assert spec["nodeSelector"] == {"tier": "research"} and spec["imagePullSecrets"] == [{"name": "pull"}]
     assert spec["tolerations"] == [{"key": "research", "operator": "Exists", "effect": "NoSchedule"}]
+
+
+def beside_its_project(manifest: dict[str, Any]) -> None:
+    (term,) = manifest["spec"]["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert term.keys() == {"labelSelector", "topologyKey"}, "of its own namespace, which is the project's"
+    assert term["topologyKey"] == "kubernetes.io/hostname"
+    labels = manifest["metadata"]["labels"]
+    # Kubernetes lets the first one in because it is what it asks for itself.
+    assert term["labelSelector"]["matchLabels"].items() <= labels.items()
+    assert labels[LABEL_SESSION] not in term["labelSelector"]["matchLabels"].values(), "and so is every other"
+
+
+def test_all_workspaces_of_a_project_are_on_one_node() -> None:
+    beside_its_project(made())
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("spec.affinity", {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": []}}),
+        ("metadata.labels", {"bulle.session": "a"}),
+    ],
+)
+def test_negative_control_without_the_rule_or_the_label_they_are_not(path: str, value: Any) -> None:
+    manifest = made()
+    change(path, value)(manifest)
+    with pytest.raises((AssertionError, ValueError)):
+        beside_its_project(manifest)
 
 
 def test_without_a_cluster_in_the_settings_there_is_no_pod() -> None:

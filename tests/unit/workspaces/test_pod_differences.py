@@ -55,6 +55,8 @@ BROUGHT: list[tuple[str, Any]] = [
     ("spec.initContainers[2]", {"name": "mine", "image": "mine"}),
     ("spec.initContainers[0]", {"name": "mine", "image": "mine"}),
     ("spec.ephemeralContainers", [{"name": "mine"}]),
+    ("spec.affinity.nodeAffinity", {"requiredDuringSchedulingIgnoredDuringExecution": {}}),
+    ("spec.affinity.podAffinity", {}),
     ("spec.volumes[0]", {"name": "mine", "hostPath": {"path": "/"}}),
     ("spec.volumes[0].emptyDir", {}),
     ("spec.volumes[0].hostPath", {"path": "/"}),
