@@ -54,7 +54,7 @@ PIXELS_IN_PAGE = """
 """.replace("DRAWN_SHARE", str(DRAWN_SHARE))
 
 
-def _open(page: Page, project: str, url: str) -> float:
+def open_workspace(page: Page, project: str, url: str) -> float:
     page.goto(url + "/services/portal/")
     button = page.locator(f"form[action$='/open/{project}'] button[type=submit]")
     button.wait_for()
@@ -111,8 +111,8 @@ class RfbClient:
         return len(sample) - common > len(sample) * DRAWN_SHARE
 
 
-def _bare_start(images: dict[str, str], folder: Path) -> tuple[float, list[str]]:
-    """Display and sandbox by bare ``docker run``; seconds to first pixels, and their ids."""
+def bare_folders(folder: Path) -> None:
+    """What display and sandbox share, and their files, below ``folder``."""
     for name, uid, gid, mode in (
         ("x11", 1002, 1002, 0o755),
         ("rfb", 1002, 1003, 0o2750),
@@ -131,6 +131,26 @@ def _bare_start(images: dict[str, str], folder: Path) -> tuple[float, list[str]]
     home = folder / "home"
     home.mkdir()
     os.chown(home, 1000, 1000)
+
+
+def wait_drawn(socket_path: Path, began: float) -> float:
+    """Seconds from ``began`` (monotonic) until the display behind the socket shows a desktop."""
+    client: RfbClient | None = None
+    while time.monotonic() - began < 60:
+        try:
+            client = client or RfbClient(socket_path)
+            if client.drawn():
+                return time.monotonic() - began
+        except OSError:
+            client = None
+        time.sleep(0.02)
+    raise TimeoutError("no pixels from the bare containers")
+
+
+def _bare_start(images: dict[str, str], folder: Path) -> tuple[float, list[str]]:
+    """Display and sandbox by bare ``docker run``; seconds to first pixels, and their ids."""
+    bare_folders(folder)
+    home = folder / "home"
     common = [
         "docker", "run", "-d", "--network", "none", "--read-only", "--cap-drop", "ALL",
         "--security-opt", "no-new-privileges", "--log-driver", "none",
@@ -154,16 +174,7 @@ def _bare_start(images: dict[str, str], folder: Path) -> tuple[float, list[str]]
     ids = [out.strip() for out, _ in done]
     if not all(ids):
         raise RuntimeError("; ".join(error.strip() for _, error in done))
-    client: RfbClient | None = None
-    while time.monotonic() - began < 60:
-        try:
-            client = client or RfbClient(folder / "rfb" / "rfb.sock")
-            if client.drawn():
-                return time.monotonic() - began, ids
-        except OSError:
-            client = None
-        time.sleep(0.02)
-    raise TimeoutError("no pixels from the bare containers")
+    return wait_drawn(folder / "rfb" / "rfb.sock", began), ids
 
 
 def _remove(engine: docker.DockerClient, ids: list[str]) -> None:
@@ -177,11 +188,11 @@ def _memory_mb(engine: docker.DockerClient, id_: str) -> float:
     return float(usage["usage"] - inactive) / 2**20
 
 
-def _p95(values: list[float]) -> float:
+def p95(values: list[float]) -> float:
     return sorted(values)[max(0, round(0.95 * len(values)) - 1)]
 
 
-def _pair(ours: float, peer: float, peer_name: str, unit: str) -> Result:
+def pair(ours: float, peer: float, peer_name: str, unit: str) -> Result:
     return {
         "ours": round(ours, 3),
         "peer": round(peer, 3),
@@ -216,7 +227,7 @@ def measure(
             page = profile.new_page()
             log_in(page, running.url, revoke.MEMBER, _secret(running, revoke.MEMBER))
             for turn in range(starts + 1) if starts else ():  # the first of each warms up and does not count
-                took = _open(page, PROJECT, running.url)
+                took = open_workspace(page, PROJECT, running.url)
                 time.sleep(5)
                 for each in engine.containers.list(filters={"label": f"bulle.deployment={place.deployment}"}):
                     part = each.labels.get("bulle.part")
@@ -245,19 +256,19 @@ def measure(
         {}
         if not starts
         else {
-            "workspace.start.median": _pair(statistics.median(ours), statistics.median(bare), peer, "s"),
-            "workspace.start.p95": _pair(_p95(ours), _p95(bare), peer, "s"),
-            "gateway.memory": _pair(
+            "workspace.start.median": pair(statistics.median(ours), statistics.median(bare), peer, "s"),
+            "workspace.start.p95": pair(p95(ours), p95(bare), peer, "s"),
+            "gateway.memory": pair(
                 middle["bridge"] + middle["display"],
                 middle["bare-display"],
                 "bare display container (no bridge)",
                 "MB",
             ),
-            "sandbox.memory": _pair(middle["sandbox"], middle["bare-sandbox"], "bare sandbox container", "MB"),
+            "sandbox.memory": pair(middle["sandbox"], middle["bare-sandbox"], "bare sandbox container", "MB"),
         }
     )
     gone = [statistics.median(found) for found in zip(*removed, strict=True)]
-    return {**weighed, "revoke.seconds": _pair(*gone, "docker rm -f of three such containers, three unmounted", "s")}
+    return {**weighed, "revoke.seconds": pair(*gone, "docker rm -f of three such containers, three unmounted", "s")}
 
 
 def _removals(
@@ -277,7 +288,7 @@ def _removals(
         lead = profile.new_page()
         log_in(lead, running.url, revoke.LEAD, _secret(running, revoke.LEAD))
         for turn in range(times + 1):
-            _open(page, PROJECT, running.url)
+            open_workspace(page, PROJECT, running.url)
             time.sleep(3)
             took = revoke.by_the_portal(lead, running.url, PROJECT, place, engine)
             revoke.admit_again(PROJECT, place)

@@ -58,6 +58,9 @@ def folders(layout: Layout) -> tuple[Folder, ...]:
         Folder(layout.audit, 0o700),
         # the hub's user is another; no other container mounts it
         Folder(layout.hub, 0o2770),
+        # the small database's own user, and the authority by its socket
+        Folder(layout.authority.parent / "database", 0o2770),
+        Folder(layout.authority.parent / "database" / "socket", 0o2770),
         Folder(layout.datasets, 0o755),
         Folder(layout.public, 0o755),
         # shared by node agents (root) and the administrator's tools, who read them for backups

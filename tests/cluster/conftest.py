@@ -9,9 +9,11 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from playwright.sync_api import Browser
 
-from orchestrator.machine import images as machine_images
-from tests.cluster.stage import Cluster, kube, write_filter
+from tests.cluster.live import PROJECT, Desktop, Live, installed, stop_all
+from tests.cluster.stage import Cluster, running_cluster
+from tests.integration.people import chromium, log_in, open_workspace, person
 
 
 @pytest.fixture(scope="session")
@@ -19,13 +21,30 @@ def cluster() -> Iterator[Cluster]:
     """A real Kubernetes with the product's images, loaded by content id."""
     if os.geteuid() != 0:
         pytest.fail("the cluster's tests need root")
-    images = machine_images.build_images(["gateway", "sandbox", "node"], progress=print)
-    kube("build")
-    try:
-        kube("up")
-        kube("load", images["gateway"], images["sandbox"])
-        write_filter(images["node"])
-        yield Cluster(images)
-    finally:
-        if not os.environ.get("BULLE_CLUSTER_KEEP"):
-            kube("down")
+    with running_cluster(print) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def live(cluster: Cluster) -> Iterator[Live]:
+    """The chart installed and filled with the demo's content, once for all tests."""
+    with installed(cluster) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture
+def desktop(live: Live, browser: Browser) -> Iterator[Desktop]:
+    """The researcher's desktop; nothing of it stays."""
+    with person(browser) as profile:
+        page = profile.new_page()
+        log_in(page, live.url, "researcher", live.password("researcher"))
+        open_workspace(page, PROJECT)
+        yield Desktop(live, page)
+        page.goto(f"{live.url}/services/portal/")
+        stop_all(live, page)

@@ -8,11 +8,13 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from orchestrator.config import Settings
+from orchestrator.machine import images as machine_images
 from orchestrator.node import mounts, session_files
 from orchestrator.terms import Grant
 from orchestrator.workspaces import seccomp
@@ -93,6 +95,12 @@ class Cluster:
         found: Manifest = json.loads(self.kubectl("get", "pod", name, "-n", namespace, "-o", "json"))
         return found
 
+    def pods(self, namespace: str, selector: str) -> list[Manifest]:
+        """The pods with these labels."""
+        found = self.kubectl("get", "pods", "-n", namespace, "-l", selector, "-o", "json")
+        items: list[Manifest] = json.loads(found)["items"]
+        return items
+
     def until(self, namespace: str, name: str, reached: Callable[[Manifest], bool], seconds: int = 90) -> Manifest:
         """Wait for a pod to become what is asked."""
         deadline = time.monotonic() + seconds
@@ -123,6 +131,22 @@ class Cluster:
         line = process.stdout.readline()
         assert line == "listening\n", process.communicate()
         return process
+
+
+@contextmanager
+def running_cluster(say: Callable[[str], None]) -> Iterator[Cluster]:
+    """A real Kubernetes with the product's images, loaded by content id; stopped afterwards, unless
+    ``BULLE_CLUSTER_KEEP`` is set."""
+    images = machine_images.build_images(machine_images.CLUSTER_IMAGES, progress=say)
+    kube("build")
+    try:
+        kube("up")
+        kube("load", *images.values())
+        write_filter(images["node"])
+        yield Cluster(images)
+    finally:
+        if not os.environ.get("BULLE_CLUSTER_KEEP"):
+            kube("down")
 
 
 def is_ready(pod: Manifest) -> bool:

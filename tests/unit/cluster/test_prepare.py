@@ -161,7 +161,7 @@ def test_a_volume_that_is_not_the_group_s_is_refused_in_words(volumes: Path) -> 
 def test_every_folder_of_the_pod_s_parts_is_there() -> None:
     names = {each.path.name for each in folders(layout_of(preparing.VOLUMES))}
     assert names == {
-        "authority", "audit", "hub", "datasets", "folders", "keyring", "public",
+        "authority", "audit", "hub", "database", "socket", "datasets", "folders", "keyring", "public",
         "portal", "cluster", "door", "metrics-authority", "metrics-portal",
     }  # fmt: skip
 
