@@ -72,7 +72,7 @@ def effective(manifest: Manifest, container: Manifest, name: str) -> Any:
 
 
 def seccomp_is_set(manifest: Manifest, container: Manifest) -> bool:
-    return effective(manifest, container, "seccompProfile")["type"] in ("RuntimeDefault", "Localhost")
+    return (effective(manifest, container, "seccompProfile") or {}).get("type") in ("RuntimeDefault", "Localhost")
 
 
 def annotations(manifest: Manifest) -> Manifest:
