@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 
@@ -25,9 +25,8 @@ from orchestrator.keys.ring import KEY_SUFFIX
 from orchestrator.node.folders import Folders, archive_of, folder_name, home_key, project_key
 from orchestrator.node.journal import Journal
 from orchestrator.node.ports import ClosingDesk, Keys
-from orchestrator.node.sessions import Sessions, State
-from orchestrator.node.volumes import Volumes
-from orchestrator.terms import Outcome, Value
+from orchestrator.node.sessions import State
+from orchestrator.terms import Grant, Outcome, Value
 
 _log = logging.getLogger(__name__)
 
@@ -67,6 +66,10 @@ class Archive:
             sync_folder(place.parent)
             sync_folder(self._folders)
 
+    def place(self, project_id: str) -> Path:
+        """Where it lies."""
+        return archive_of(self._folders, project_id)
+
     def put_away(self, project_id: str, name: str) -> bool:
         """Move a folder into the archive, read-only; whether there is one."""
         source, target = self._folders / name, archive_of(self._folders, project_id) / name
@@ -95,8 +98,8 @@ class Archive:
                     continue
                 with suppress(FileNotFoundError):
                     _immutable(folder / _DISK, wanted=False)
-                for each in (_DISK, _UNFINISHED):
-                    (folder / each).unlink(missing_ok=True)
+                for each in (folder / _DISK, folder / _UNFINISHED, *folder.glob("lease-*")):
+                    each.unlink(missing_ok=True)
                 sync_folder(folder)
                 folder.rmdir()
                 sync_folder(place)
@@ -181,8 +184,22 @@ def key_ids(due: ClosingDue) -> list[str]:
     return [project_key(project_id), f"project/{project_id}/pseudonyms", *homes]
 
 
+class Running(Protocol):
+    """What runs on this machine or node."""
+
+    def grants(self, *states: State) -> list[Grant]:
+        """Of the sessions in these states."""
+
+
+class Showing(Protocol):
+    """What shows on this machine or node."""
+
+    def projects(self) -> set[str]:
+        """Ids of the projects of which something shows, or is on its way."""
+
+
 class Closer:
-    """Does what is due; one thread calls it."""
+    """Does what is due; one thread calls it. Of several agents exactly one does it for a project at a time."""
 
     def __init__(
         self,
@@ -192,8 +209,8 @@ class Closer:
         keys: Keys,
         folders: Folders,
         place: Path,
-        sessions: Sessions,
-        volumes: Volumes,
+        sessions: Running,
+        volumes: Showing,
         emptied: Callable[[str, list[str]], None] = lambda project_id, persons: None,
     ) -> None:
         self._desk = desk
@@ -222,6 +239,18 @@ class Closer:
         # After the line above, nothing of this project comes up any more: so what is not in use now will not be.
         if self._in_use(due.project_id):
             raise ConflictError("a workspace of it is still up")
+        # Stops: two nodes that put away or destroy at once, of which one certifies what the other is still at. Shown by
+        # tests/unit/node/test_closings.py.
+        leases = self._folders.leases
+        mine = leases.take(self._archive.place(due.project_id), lambda: True)
+        try:
+            # Also after the first line: whoever opens one looks again when the lease is theirs.
+            self._folders.refuse_open_elsewhere(key_ids(due))
+            self._act(due)
+        finally:
+            leases.give_back(mine)
+
+    def _act(self, due: ClosingDue) -> None:
         if due.action == "archive":
             self._put_away(due)
         else:

@@ -11,9 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -39,6 +41,12 @@ _log = logging.getLogger(__name__)
 
 #: how long a session's id is remembered after its pod went, against its grant
 _KEEP = timedelta(minutes=15)
+#: seconds between two looks at a pod; at one whose probe has not ended yet, for which somebody waits
+LOOK_SECONDS, PROVING_SECONDS = 0.25, 0.1
+#: how many pods are looked at, or opened, side by side
+_LOOKERS = 64
+#: seconds after which the log says again what has not changed
+_SAY_SECONDS = 15.0
 _PLACE = re.compile(r"([0-9a-f-]{36})/volumes/kubernetes\.io~csi/[a-z0-9-]{1,63}/mount")
 
 
@@ -93,6 +101,9 @@ class PodSession:
     ended: str | None = None
     #: of the tokens with which this pod showed who it is; not in the file
     seen: set[str] = field(default_factory=set, repr=False)
+    #: when it was last looked at, and what that last said
+    looked: float = field(default=-math.inf, repr=False)
+    said: tuple[str, float] = field(default=("", -math.inf), repr=False)
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     def record(self) -> dict[str, Any]:
@@ -147,6 +158,11 @@ class PodVolumes:
         self._guard = threading.RLock()
         self._sessions: dict[str, PodSession] = {}
         self._spent: dict[str, datetime] = {}
+        #: one check of a session's pod at a time: its volumes are asked for side by side
+        self._checks: dict[str, threading.Lock] = {}
+        self._looking: set[str] = set()
+        self._resting = False
+        self._lookers = ThreadPoolExecutor(max_workers=_LOOKERS, thread_name_prefix="look")
 
     # -- for kubelet ------------------------------------------------------------------------------------------
     def publish(self, asked: Asked) -> None:
@@ -219,22 +235,86 @@ class PodVolumes:
         with self._guard:
             return {each.grant.project_id for each in self._sessions.values()} | self._volumes.projects()
 
-    def look(self) -> None:
-        """End what is over, changed or gone; open what the probe has let through."""
+    def running(self) -> list[Grant]:
+        """Of the sessions whose data shows."""
         with self._guard:
-            sessions = [each for each in self._sessions.values() if each.ended is None]
-        # Side by side: a view that takes its time must not hold up who else starts or ends.
-        with ThreadPoolExecutor(max_workers=8, thread_name_prefix="look") as pool:
-            for done in [pool.submit(self._try_to_look_at, session) for session in sessions]:
+            return [each.grant for each in self._sessions.values() if each.ended is None and each.opened >= set(LATE)]
+
+    def every(self) -> list[Grant]:
+        """Of all sessions of which something is there."""
+        with self._guard:
+            return [each.grant for each in self._sessions.values()]
+
+    def pod_of(self, session: str) -> str | None:
+        """The uid of a session's pod; None: there is none."""
+        with self._guard:
+            found = self._sessions.get(session)
+        return None if found is None else found.pod.uid
+
+    def count(self, kind: PodKind) -> int:
+        """How many volumes of a kind show: those that are opened late, when they are open."""
+        with self._guard:
+            sessions = list(self._sessions.values())
+        return sum(
+            kind in each.opened if kind in LATE else [shown.kind for shown in list(each.shown.values())].count(kind)
+            for each in sessions
+        )
+
+    def look(self, *, wait: bool = True) -> None:
+        """End what is over, changed or gone; open what the probe has let through.
+
+        Side by side, and without ``wait`` only those that are due and not being looked at: a view that takes its time
+        holds up nobody else's start or end.
+        """
+        now, begun = time.monotonic(), []
+        with self._guard:
+            for name, session in self._sessions.items():
+                every = LOOK_SECONDS if session.opened >= set(LATE) else PROVING_SECONDS
+                if session.ended is not None or name in self._looking or not (wait or now - session.looked >= every):
+                    continue
+                session.looked = now
+                self._looking.add(name)
+                begun.append(session)
+        for done in [self._lookers.submit(self._try_to_look_at, session) for session in begun]:
+            if wait:
                 done.result()
 
     def _try_to_look_at(self, session: PodSession) -> None:
         try:
             self._look_at(session)
         except UnavailableError as error:
-            _log.warning("a pod cannot be looked at: %s", error)
+            said, now = error.message, time.monotonic()
+            if said != session.said[0] or now - session.said[1] > _SAY_SECONDS:
+                session.said = said, now
+                _log.warning("session %s waits: %s", session.grant.session, said)
         except BulleError as error:
             self.end(session.grant.session, error.message)
+        except Exception:  # noqa: BLE001 - the next look must come
+            _log.exception("a look at session %s stumbled", session.grant.session)
+        finally:
+            with self._guard:
+                self._looking.discard(session.grant.session)
+
+    def rest(self) -> None:
+        """Before the agent ends: close homes and project folders in order, which could not outlive it.
+
+        Their place is empty until the next agent opens them anew; what was written is on the disk, and another node
+        need not wait for it.
+        """
+        with self._guard:
+            self._resting = True
+            sessions = list(self._sessions.values())
+        for session in sessions:
+            with session.lock:
+                for target, each in list(session.shown.items()):
+                    if each.kind in session.opened and each.kind is not PodKind.VIEW:
+                        try:
+                            self._close(session, each.kind, Path(target))
+                        except BulleError as error:
+                            _log.error(
+                                "the %s of session %s was not closed: %s", each.kind, session.grant.session, error
+                            )
+        self._save()
 
     def _look_at(self, session: PodSession) -> None:
         if self._clock() >= session.grant.ends_at:
@@ -274,6 +354,20 @@ class PodVolumes:
             # The others of a pod's volumes come with the same two tokens.
             if session is not None and seen in session.seen and uid == session.pod.uid:
                 return session
+            check = self._checks.setdefault(grant.session, threading.Lock())
+        try:
+            with check:
+                with self._guard:
+                    session = self._sessions.get(grant.session)
+                    if session is not None and seen in session.seen and uid == session.pod.uid:
+                        return session
+                return self._checked_session(asked, grant, seen)
+        finally:
+            with self._guard:
+                if not check.locked():
+                    self._checks.pop(grant.session, None)
+
+    def _checked_session(self, asked: Asked, grant: Grant, seen: str) -> PodSession:
         who = self._identity.check(asked, grant)
         with self._guard:
             self._forget()
@@ -330,7 +424,7 @@ class PodVolumes:
 
     def _open(self, session: PodSession, waiting: set[PodKind]) -> None:
         with session.lock:
-            if session.ended is not None:
+            if session.ended is not None or self._resting:
                 return
             if not session.proved:
                 self._journal.done("probe.passed", session.grant)

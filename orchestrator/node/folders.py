@@ -110,8 +110,10 @@ class Folders:
             HeldError: one is open.
             WaitError: one was, and may be still.
         """
-        for name in map(folder_name, key_ids):
-            if (self._disks / name).is_dir():
+        for key_id in key_ids:
+            name = folder_name(key_id)
+            place = self._disks / name
+            if key_id not in self._held and place.is_dir() and not place.is_symlink():
                 self.leases.give_back(self._take(name))
 
     def _take(self, name: str) -> Lease:

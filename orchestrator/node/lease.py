@@ -219,6 +219,10 @@ class Leases:
         self._remove(lease.path)
         return True
 
+    def _leaving(self, path: Path) -> bool:
+        with self._guard:
+            return any(each.path == path and each.leaving is not None for each in self._held)
+
     def _remove(self, path: Path) -> None:
         self._own.discard(path)
         try:
@@ -241,6 +245,8 @@ class Leases:
         if other.holder.node == self._holder.node:
             # A crash must not make people wait: what this machine had open before it began anew is open no more; nor
             # is what an earlier agent had, and nothing of this machine has now.
+            if other.path in self._own and not self._leaving(other.path):
+                raise WaitError("the folder is being opened by this agent already")
             if other.holder.boot != self._holder.boot or ours():
                 self._remove(other.path)
                 return

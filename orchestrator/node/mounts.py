@@ -76,6 +76,20 @@ def is_mounted(path: Path) -> bool:
     return any(each.path == path for each in mounts_below(path.parent))
 
 
+def is_shared(path: Path) -> bool:
+    """Whether what is mounted below ``path`` shows in other mount namespaces too."""
+    text = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
+    found = False
+    deepest = -1
+    for line in text.splitlines():
+        words = line.split(" ")
+        place = Path(_plain(words[4]))
+        if (place == path or place in path.parents) and len(place.parts) >= deepest:
+            deepest = len(place.parts)
+            found = any(word.startswith("shared:") for word in words[6 : words.index("-", 6)])
+    return found
+
+
 def kind_at(path: Path) -> str:
     """The kind of file system on which ``path`` lies."""
     text = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")

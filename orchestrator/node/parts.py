@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -36,10 +37,14 @@ class CommonParts:
     seccomp: str
 
 
-def common_parts(settings: Settings) -> CommonParts:
-    """The authority, the custodian's key ring and the data sets of a deployment."""
+def _at_once(open_ring: Callable[[], Keys]) -> Keys:
+    return open_ring()
+
+
+def common_parts(settings: Settings, ring: Callable[[Callable[[], Keys]], Keys] = _at_once) -> CommonParts:
+    """The authority, the custodian's key ring (``ring`` says when it is opened) and the data sets of a deployment."""
     layout = settings.layout
-    keys = KeyRing(layout.keyring, open_custodian(settings, layout))
+    keys = ring(lambda: KeyRing(layout.keyring, open_custodian(settings, layout)))
     return CommonParts(
         authority=authority_of(settings),
         keys=keys,

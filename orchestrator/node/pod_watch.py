@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 
 from orchestrator.node.asking import Asking, claim_of
-from orchestrator.node.csi_volumes import PodVolumes
+from orchestrator.node.csi_volumes import PROVING_SECONDS, PodVolumes
 from orchestrator.node.journal import Journal
 from orchestrator.node.ports import Authority
 
@@ -27,9 +27,10 @@ class PodWatch:
         self._journal = journal
         self._seconds = seconds
         self._end = threading.Event()
+        every = min(PROVING_SECONDS, seconds)
         self._threads = [
             # Apart: to open a view takes its time, and whom the authority refuses must not wait for it.
-            threading.Thread(target=self._run, args=(self._volumes.look, min(0.25, seconds)), name="look", daemon=True),
+            threading.Thread(target=self._run, args=(self._look, every), name="look", daemon=True),
             threading.Thread(target=self._run, args=(self.ask, seconds), name="ask", daemon=True),
         ]
 
@@ -48,6 +49,9 @@ class PodWatch:
         self._end.set()
         for each in self._threads:
             each.join()
+
+    def _look(self) -> None:
+        self._volumes.look(wait=False)
 
     def _run(self, what: Callable[[], None], seconds: float) -> None:
         while not self._end.wait(seconds):

@@ -6,21 +6,23 @@ authority has taken the last: a report that is lost or comes twice changes nothi
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, Protocol
 
 from orchestrator.errors import BulleError
 from orchestrator.governance.cards import FolderSize, Machine, NodeReport, SessionUsage
 from orchestrator.node.folders import Folders, home_key, project_key
 from orchestrator.node.grants import Clock
 from orchestrator.node.ports import UsageDesk
-from orchestrator.node.sessions import Sessions, State
+from orchestrator.node.sessions import State
 from orchestrator.terms import Grant
-from orchestrator.workspaces.runtime import Runtime
+from orchestrator.workspaces.runtime import Found, Used
 
 _log = logging.getLogger(__name__)
 
@@ -73,6 +75,33 @@ class _Count:
     months: dict[str, _Totals] = field(default_factory=dict)
     ended: datetime | None = None
 
+    def record(self) -> dict[str, Any]:
+        """As it is kept for the next agent."""
+        return {
+            "grant": self.grant.model_dump(mode="json"),
+            "began": self.began.isoformat(),
+            "at": self.at.isoformat(),
+            "ended": self.ended and self.ended.isoformat(),
+            "cpu": self.cpu,
+            "memory": self.memory,
+            "months": {month: list(vars(totals).values()) for month, totals in self.months.items()},
+        }
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any], now: datetime, tick: float) -> _Count:
+        """What :meth:`record` wrote; the time since then is counted at the next look."""
+        at = datetime.fromisoformat(record["at"])
+        return cls(
+            grant=Grant.model_validate(record["grant"]),
+            began=datetime.fromisoformat(record["began"]),
+            at=at,
+            tick=tick - max(0.0, (now - at).total_seconds()),
+            cpu={str(name): float(seconds) for name, seconds in record["cpu"].items()},
+            memory=float(record["memory"]),
+            months={month: _Totals(*map(float, totals)) for month, totals in record["months"].items()},
+            ended=datetime.fromisoformat(record["ended"]) if record["ended"] else None,
+        )
+
     def go_on(self, now: datetime, tick: float) -> None:
         """Count the time until now, and the memory of the last sample over it."""
         seconds = max(0.0, tick - self.tick)
@@ -105,19 +134,37 @@ class _Count:
         ]
 
 
+class Running(Protocol):
+    """What runs on this machine or node."""
+
+    def grants(self, *states: State) -> list[Grant]:
+        """Of the sessions in these states."""
+
+
+class Engine(Protocol):
+    """Whoever runs the containers, or the kernel that counts what they use."""
+
+    def list(self, session: str) -> list[Found]:
+        """The containers of a session."""
+
+    def used(self, container: str) -> Used:
+        """What one used; raises NodeError where that cannot be said."""
+
+
 class Meter:
-    """Counts; one thread calls it."""
+    """Counts; one thread calls it. With ``kept`` the counts outlive the agent, for sessions that do too."""
 
     def __init__(
         self,
         *,
-        sessions: Sessions,
-        runtime: Runtime,
+        sessions: Running,
+        runtime: Engine,
         folders: Folders,
         state: Path,
         desk: UsageDesk,
         clock: Clock,
         ticks: Callable[[], float],
+        kept: Path | None = None,
     ) -> None:
         self._sessions = sessions
         self._runtime = runtime
@@ -131,6 +178,9 @@ class Meter:
         #: folders that were in use since the agent began
         self._used: dict[tuple[str, str], str] = {}
         self._sizes: dict[tuple[str, str], float] = {}
+        self._kept = kept
+        if kept is not None:
+            self._take_up(kept)
 
     def look(self) -> None:
         """Count the time of what runs, begin to count what is new, close what is gone."""
@@ -138,9 +188,7 @@ class Meter:
         running = {grant.session: grant for grant in self._sessions.grants(State.RUNNING)}
         for name, grant in running.items():
             if name not in self._counts:
-                self._counts[name] = _Count(grant, now, now, tick)
-                self._used[grant.project_id, grant.person] = home_key(grant.project_id, grant.person)
-                self._used[grant.project_id, ""] = project_key(grant.project_id)
+                self._begin(_Count(grant, now, now, tick))
                 # At once: a session that is over before the next sample has used something too.
                 self._sample(name, self._counts[name])
         for name, count in self._counts.items():
@@ -157,6 +205,34 @@ class Meter:
         for name, count in self._counts.items():
             if count.ended is None:
                 self._sample(name, count)
+        self._keep()
+
+    def _keep(self) -> None:
+        if self._kept is None:
+            return
+        fresh = self._kept.with_name(f"{self._kept.name}.new")
+        try:
+            fresh.write_text(json.dumps([each.record() for each in self._counts.values()]), encoding="utf-8")
+            fresh.replace(self._kept)
+        except OSError as error:
+            _log.warning("what was counted was not written down: %s", error.strerror)
+
+    def _take_up(self, kept: Path) -> None:
+        try:
+            found = [_Count.of(each, self._clock(), self._ticks()) for each in json.loads(kept.read_bytes())]
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            _log.warning("what an earlier agent counted cannot be read: %s", error)
+            return
+        for each in found:
+            self._begin(each)
+
+    def _begin(self, count: _Count) -> None:
+        grant = count.grant
+        self._counts[grant.session] = count
+        self._used[grant.project_id, grant.person] = home_key(grant.project_id, grant.person)
+        self._used[grant.project_id, ""] = project_key(grant.project_id)
 
     def _sample(self, name: str, count: _Count) -> None:
         memory, used = 0.0, 0.0
@@ -214,6 +290,7 @@ class Meter:
         for name in ended:
             del self._counts[name]
             self._sampled.pop(name, None)
+        self._keep()
         for folder, size in sizes.items():
             if self._sizes.get(folder) == size:
                 del self._sizes[folder]

@@ -186,6 +186,8 @@ class Volumes:
             self._journal.before("key.release", grant, keys=keys)
             return self._views.open(grant, frozenset(keys), progress)
         key_id, limit = self._folder(kind, grant)
+        # Before the log says that a key is released, and not once a second while another node's word is waited for.
+        self._folders.refuse_open_elsewhere([key_id])
         self._journal.before("key.release", grant, keys=[key_id])
         return self._folders.open(key_id, limit)
 

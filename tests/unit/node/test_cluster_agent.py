@@ -40,6 +40,7 @@ def it_serves(node: Node) -> None:
     (layout.public / GRANT_PUBLIC).write_bytes(public)
     layout.images.write_text(f'{{"gateway": "{IMAGES.gateway}", "sandbox": "{IMAGES.sandbox}"}}')
     layout.keyring.mkdir()
+    layout.folders.mkdir()
     (layout.state / "custodian").mkdir()
     FileCustodian.create(layout.state / "custodian" / "kek")
     custodian = FileCustodian(layout.state / "custodian" / "kek")
