@@ -1,10 +1,15 @@
 """Run by the interpreter beside kubernetes-validate: objects come in as JSON, and what is wrong with them goes out."""
 
+import functools
 import json
 import sys
 
 import kubernetes_validate
+from kubernetes_validate import utils
 from kubernetes_validate.utils import all_versions
+
+# It reads megabytes of definitions for each object otherwise.
+utils.schema_contents = functools.cache(utils.schema_contents)
 
 
 def main() -> None:
