@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import socket
+import time
 from collections.abc import Callable, Iterable
 from decimal import Decimal
 from enum import StrEnum
@@ -262,6 +263,8 @@ class Policy(Section):
     review_days: Annotated[int, Field(ge=1, le=36500)] = 180
     #: days before an end on which people are reminded
     reminder_days: tuple[Annotated[int, Field(ge=1)], ...] = (30, 7)
+    #: days after a project's end in which its lead may still ask for a renewal, and after which it closes by itself
+    closing_days: Annotated[int, Field(ge=0, le=36500)] = 30
     #: days after a project's closing on which its keys are destroyed
     retention_days: Annotated[int, Field(ge=0, le=36500)] = 3650
     #: actions that two different people must take, such as ``permit.approve``
@@ -463,6 +466,23 @@ class Kubernetes(Section):
         return tuple(place for place in self.hub if not _is_address(_host_and_port(place)[0]))
 
 
+class BackupStore(Section):
+    """The S3-compatible store that keeps backups; which bucket is said by each command (``s3://bucket/prefix``)."""
+
+    #: address of the store; None: Amazon's in the region
+    endpoint: str | None = None
+    region: Annotated[str, Field(pattern=r"^[a-z0-9](?:[-a-z0-9]{0,62}[a-z0-9])?$")] = "us-east-1"
+    #: certificates (PEM) of which one must have signed the store's; None: those that the web trusts
+    ca_file: Path | None = None
+    #: file with ``aws_access_key_id`` and ``aws_secret_access_key``
+    credentials_file: Path
+
+    @field_validator("endpoint")
+    @classmethod
+    def _https_or_loopback(cls, address: str | None) -> str | None:
+        return None if address is None else _web_address(address, "the store")
+
+
 class Settings(Section):
     """Everything an administrator decides about one deployment."""
 
@@ -499,6 +519,8 @@ class Settings(Section):
     reconcile_seconds: Annotated[float, Field(gt=0, le=5)] = 2.0
     #: None: nothing is told
     metrics: Metrics | None = None
+    #: where backups may go besides folders
+    backup: BackupStore | None = None
     #: form of the parts' logs: lines for people, or a JSON object a line
     logs: Literal["text", "json"] = "text"
     #: languages offered, the first is the default
@@ -667,6 +689,22 @@ def resolved(settings: Settings, look_up: Lookup = _look_up) -> Settings:
         places += [f"[{each}]:{port}" if each.version == 6 else f"{each}:{port}" for each in found]
     told = cluster.model_copy(update={"hub": tuple(dict.fromkeys(places))})
     return settings.model_copy(update={"kubernetes": told})
+
+
+def resolved_in_time(settings: Settings, seconds: float = 60.0, look_up: Lookup = _look_up) -> Settings:
+    """:func:`resolved`, asked again for ``seconds``: the Service and the cluster's resolver may be on their way up too.
+
+    Raises:
+        SettingsError: as there, at the end of that time.
+    """
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            return resolved(settings, look_up)
+        except SettingsError:
+            if time.monotonic() >= until:
+                raise
+        time.sleep(0.5)
 
 
 def _addresses_of(name: str, look_up: Lookup) -> list[IPv4Address | IPv6Address]:

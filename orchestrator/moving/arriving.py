@@ -22,6 +22,7 @@ from pyrage import x25519
 from orchestrator.audit import AuditLog, load_public_key
 from orchestrator.audit.opening import PUBLIC_KEY as AUDIT_PUBLIC
 from orchestrator.config import Layout, Settings
+from orchestrator.data.catalogue import Catalogue
 from orchestrator.data.store import DatasetStore
 from orchestrator.errors import (
     BulleError,
@@ -45,7 +46,8 @@ from orchestrator.moving.envelope import unsealed
 from orchestrator.moving.extract import HEAD, RECORDS, verified
 from orchestrator.moving.leaving import KEYS, PROJECT, TABLES, Route, folder_keys, pseudonyms_key, travels
 from orchestrator.moving.manifest import Manifest
-from orchestrator.moving.tables import Travelling, settle
+from orchestrator.moving.places import Place, place_of
+from orchestrator.moving.tables import Travelling, is_same, settle
 from orchestrator.moving.transfer import transfer_identity
 from orchestrator.node.folders import archive_of, folder_name
 from orchestrator.terms import Event, Outcome, Value
@@ -73,6 +75,8 @@ class Report(Value):
     records: int
     people: tuple[str, ...]
     tables: tuple[str, ...]
+    #: datasets that were here already, the same
+    shared: tuple[str, ...]
     folders: int
     #: folders that were written to while they were copied: to be checked before use
     changed: tuple[str, ...]
@@ -100,9 +104,9 @@ class _Arrival:
         journey = {key_id for table in self.tables for key_id in table.key_ids}
         return tuple(sorted(self.keys.keys() - journey))
 
-    @property
-    def plan(self) -> Plan:
-        datasets = tuple(sorted({table.dataset for table in self.tables}))
+    def plan(self, here: frozenset[str]) -> Plan:
+        """What is put, where the datasets ``here`` need not be."""
+        datasets = tuple(sorted({table.dataset for table in self.tables} - here))
         return Plan(
             project_id=self.moved.project_id, keys=self.own_keys, datasets=datasets, folders=tuple(sorted(self.folders))
         )
@@ -113,7 +117,7 @@ def take_in(
     governance: Governance,
     ring: KeyRing,
     audit: AuditLog,
-    file: Path,
+    file: Path | Place,
     *,
     signer: str,
     same_people: bool = False,
@@ -143,7 +147,8 @@ def take_in(
             _check_route(arrival, settings, str(identity.to_public()), same_people=same_people)
             governance.check_arrival(arrival.moved, same_people=same_people)
             _check_free(arrival, settings.layout, ring)
-            _put(arrival, settings.layout, governance, ring, audit, file, same_people=same_people)
+            here = _here(arrival, settings.layout, ring, audit)
+            _put(arrival, here, settings.layout, governance, ring, audit, place_of(file), same_people=same_people)
     moved = arrival.moved
     return Report(
         slug=moved.slug,
@@ -153,6 +158,7 @@ def take_in(
         records=arrival.records,
         people=tuple(sorted(str(row["id"]) for row in moved.persons)),
         tables=tuple(f"{table.dataset}/{table.table}" for table in arrival.tables),
+        shared=tuple(sorted(here)),
         folders=len(arrival.folders),
         changed=tuple(part.name for part in arrival.about.parts if part.copied == "changed"),
     )
@@ -173,7 +179,8 @@ def _alone(layout: Layout) -> Iterator[None]:
 
 @contextmanager
 def _staging(layout: Layout) -> Iterator[Path]:
-    place = layout.state / f"{_STAGING}{manifests.new_id()}"
+    # Among the folders, whose images are then renamed into place: on a cluster each part of the state is a mount.
+    place = layout.folders / f"{_STAGING}{manifests.new_id()}"
     try:
         place.mkdir(mode=0o700)
     except OSError as error:
@@ -184,7 +191,7 @@ def _staging(layout: Layout) -> Iterator[Path]:
         shutil.rmtree(place)
 
 
-def _opened(file: Path, identity: x25519.Identity, place: Path, signer: str) -> _Arrival:
+def _opened(file: Path | Place, identity: x25519.Identity, place: Path, signer: str) -> _Arrival:
     with unsealed(file, identity) as stream:
         parts, ending = unpack(stream, place, travels, manifests.MANIFEST)
     about = manifests.checked(ending, "project", place, parts, signer)
@@ -250,12 +257,6 @@ def _check_route(arrival: _Arrival, settings: Settings, own: str, *, same_people
 
 
 def _check_free(arrival: _Arrival, layout: Layout, ring: KeyRing) -> None:
-    for dataset in arrival.plan.datasets:
-        if (layout.datasets / dataset).exists():
-            raise ConflictError(
-                f"there is a dataset '{dataset}' here, and the project brings its own",
-                hint="a permit names its datasets: what is here must have another name",
-            )
     for key_id in arrival.own_keys:
         if ring.exists(key_id):
             raise ConflictError(f"there is a key '{key_id}' here already")
@@ -264,28 +265,62 @@ def _check_free(arrival: _Arrival, layout: Layout, ring: KeyRing) -> None:
             raise ConflictError(f"there is a folder {name} here already")
 
 
+def _here(arrival: _Arrival, layout: Layout, ring: KeyRing, audit: AuditLog) -> frozenset[str]:
+    """The datasets that are here already, brought by another project of the same permit.
+
+    Raises:
+        ConflictError: one of that name is here, and is another.
+    """
+
+    def release(key_id: str) -> bytes:
+        detail = {"export": arrival.about.id, "key_ids": [key_id]}
+        slug = arrival.moved.slug
+        told = Event(kind="key.release", actor=OPERATOR, outcome=Outcome.STARTED, project=slug, detail=detail)
+        audit.record(told)
+        return ring.get(key_id)
+
+    catalogue, here = Catalogue(layout.datasets), set()
+    for table in arrival.tables:
+        if table.dataset not in here and not (layout.datasets / table.dataset).exists():
+            continue
+        try:
+            same = is_same(table, arrival.place / table.part, arrival.keys, catalogue, release)
+        except NotFoundError:
+            same = False
+        # Stops: a permit from elsewhere, made to name data that is here and that its project did not bring. Shown by
+        # tests/unit/moving/test_projects.py.
+        if not same:
+            raise ConflictError(
+                f"there is a dataset '{table.dataset}' here, and the project brings another",
+                hint="a permit names its datasets: what is here must have another name",
+            )
+        here.add(table.dataset)
+    return frozenset(here)
+
+
 def _put(  # noqa: PLR0917 - what it is made of
     arrival: _Arrival,
+    here: frozenset[str],
     layout: Layout,
     governance: Governance,
     ring: KeyRing,
     audit: AuditLog,
-    file: Path,
+    file: Place,
     *,
     same_people: bool,
 ) -> None:
-    plan, slug = arrival.plan, arrival.moved.slug
+    plan, slug = arrival.plan(here), arrival.moved.slug
     origin = {"export": arrival.about.id, "deployment": arrival.about.deployment, "file": file.name}
 
     def told(kind: str, outcome: Outcome, **more: object) -> None:
         audit.record(Event(kind=kind, actor=OPERATOR, outcome=outcome, project=slug, detail={**origin, **more}))
 
-    told("import.write", Outcome.STARTED, key_ids=list(plan.keys), datasets=list(plan.datasets))
+    told("import.write", Outcome.STARTED, key_ids=list(plan.keys), datasets=list(plan.datasets), here=sorted(here))
     try:
         publish_new(arrival.place / _PLAN, plan.model_dump_json().encode())
         for key_id in plan.keys:
             ring.put(key_id, arrival.keys[key_id])
-        for table in arrival.tables:
+        for table in (each for each in arrival.tables if each.dataset not in here):
             path = arrival.place / table.part
             before = _before_keys(told)
             settle(table, path, arrival.keys, layout.datasets, ring, before)
@@ -324,7 +359,14 @@ def _keep_extract(arrival: _Arrival, layout: Layout) -> None:
     folder = _extract_of(layout, arrival.moved.project_id)
     folder.mkdir(mode=0o700, parents=True)
     for path in (arrival.place / RECORDS, arrival.place / HEAD, arrival.place / manifests.PUBLIC / AUDIT_PUBLIC):
-        path.rename(folder / path.name)
+        with path.open("rb") as source:  # a copy: the log may be on another disk
+            kept = os.open(
+                folder / path.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+            )
+            with os.fdopen(kept, "wb") as target:
+                shutil.copyfileobj(source, target)
+                target.flush()
+                os.fsync(target.fileno())
     if os.geteuid() == 0:
         owner = layout.audit.stat()
         for each in (folder.parent, folder, *folder.iterdir()):
@@ -352,7 +394,7 @@ def _undo(plan: Plan, layout: Layout, ring: KeyRing) -> None:
 
 def _sweep(layout: Layout, governance: Governance, ring: KeyRing) -> None:
     """Take back what an import that was killed had put. Nobody else imports now."""
-    for place in layout.state.glob(f"{_STAGING}*"):
+    for place in layout.folders.glob(f"{_STAGING}*"):
         path = place / _PLAN
         if path.exists():
             plan = Plan.model_validate_json(path.read_bytes())

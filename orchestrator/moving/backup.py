@@ -7,7 +7,6 @@ before the key ring: whatever was copied has its keys, because keys are made fir
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import tempfile
@@ -15,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -35,10 +35,12 @@ from orchestrator.moving.archive import Part, Writer
 from orchestrator.moving.envelope import sealed
 from orchestrator.moving.images import still
 from orchestrator.moving.manifest import Manifest
+from orchestrator.moving.places import Place, place_of
 from orchestrator.moving.transfer import TRANSFER_KEY, transfer_file
 from orchestrator.terms import Event, Outcome, Value
 
 STORE, SETTINGS = "store.jsonl", "settings.yaml"
+SUFFIX = ".tar.age"
 IMPORTED = "imported"
 
 _HASH, _ID = "[0-9a-f]{64}", "[0-9a-f]{32}"
@@ -73,7 +75,7 @@ class Report(Value):
     """What was written."""
 
     id: str
-    file: Path
+    file: str
     secrets: Path | None
     parts: int
     #: images that were in use: their names, and how they were copied
@@ -81,11 +83,25 @@ class Report(Value):
     sha256: str
 
 
-def file_of(target: Path, deployment: str, when: datetime) -> Path:
-    """The file to write: ``target`` itself, or one named after the moment in the folder that it is."""
-    if target.is_dir():
-        return target / f"bulle-{deployment}-{when:%Y%m%dT%H%M%SZ}.tar.age"
-    return target
+class Shelf(Protocol):
+    """A place for many backups, in which each has a name of its own."""
+
+    def place(self, name: str) -> Place:
+        """Where a backup of that name goes."""
+
+
+def place_for(target: Path | Shelf, about: Manifest) -> Place:
+    """Where to write: ``target`` itself, or under a name of the moment and the backup in what it is the folder of."""
+    name = f"bulle-{about.deployment}-{about.made:%Y%m%dT%H%M%SZ}"
+    if not isinstance(target, Path):
+        return target.place(f"{name}-{about.id}{SUFFIX}")
+    return place_of(target / f"{name}{SUFFIX}" if target.is_dir() else target)
+
+
+def id_in(name: str) -> str | None:
+    """The id of the backup that a name, if it has one, was given to."""
+    match = re.fullmatch(rf"bulle-.+-({_ID}){re.escape(SUFFIX)}", name)
+    return None if match is None else match[1]
 
 
 def create(  # noqa: PLR0917 - what it is made of
@@ -94,7 +110,7 @@ def create(  # noqa: PLR0917 - what it is made of
     store: Store,
     audit: AuditLog,
     recipients: Sequence[str],
-    target: Path,
+    target: Path | Shelf,
     *,
     secrets: Path | None = None,
     clock: Callable[[], datetime],
@@ -115,8 +131,8 @@ def create(  # noqa: PLR0917 - what it is made of
         kind="backup", id=manifests.new_id(), deployment=settings.deployment, made=when, store=SCHEMA,
         closed=tuple(sorted(_closed(layout))),
     )  # fmt: skip
-    path = file_of(target, settings.deployment, when)
-    detail = {"backup": about.id, "file": path.name, "for": list(recipients), "second_file": secrets is not None}
+    place = place_for(target, about)
+    detail = {"backup": about.id, "file": place.name, "for": list(recipients), "second_file": secrets is not None}
     # Before the first byte; a backup of which nothing was told could be anybody's copy of everything.
     audit.record(Event(kind="backup.create", actor=OPERATOR, outcome=Outcome.STARTED, detail=detail))
     try:
@@ -127,7 +143,7 @@ def create(  # noqa: PLR0917 - what it is made of
                     _add_secrets(writer, settings)
                     _finish(writer, about.model_copy(update={"kind": "secrets", "closed": ()}), key)
                 undo.callback(secrets.unlink, missing_ok=True)
-            with sealed(path, recipients) as stream:
+            with sealed(place, recipients) as stream:
                 writer = Writer(stream, when.timestamp())
                 _add_all(writer, layout, settings_file, store)
                 parts = _finish(writer, about, key)
@@ -142,17 +158,11 @@ def create(  # noqa: PLR0917 - what it is made of
             )
         )
         raise
-    digest = digest_of(path)
+    digest = place.sha256()
     done = Event(kind="backup.create", actor=OPERATOR, outcome=Outcome.DONE, detail={**detail, "sha256": digest})
     audit.record(done)
     in_use: dict[str, str] = {part.name: part.copied for part in parts if part.copied != "whole"}
-    return Report(id=about.id, file=path, secrets=secrets, parts=len(parts), in_use=in_use, sha256=digest)
-
-
-def digest_of(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return Report(id=about.id, file=str(place), secrets=secrets, parts=len(parts), in_use=in_use, sha256=digest)
 
 
 def _finish(writer: Writer, about: Manifest, key: Ed25519PrivateKey) -> tuple[Part, ...]:

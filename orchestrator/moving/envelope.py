@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,9 +18,9 @@ from typing import BinaryIO
 import pyrage
 from pyrage import x25519
 
-from orchestrator.errors import BulleError, ConflictError, InputError, UnavailableError
-from orchestrator.keys.durable import sync_folder
+from orchestrator.errors import BulleError, InputError, UnavailableError
 from orchestrator.keys.file import read_private
+from orchestrator.moving.places import Place, place_of
 
 _PIPE_BYTES = 1 << 20
 
@@ -81,68 +80,44 @@ def _pipe() -> tuple[BinaryIO, BinaryIO]:
 
 
 @contextmanager
-def sealed(path: Path, recipients: Sequence[str]) -> Iterator[BinaryIO]:
-    """A new file for ``recipients``; what is written to the stream is in it. It is there whole or not at all.
+def sealed(where: Path | Place, recipients: Sequence[str]) -> Iterator[BinaryIO]:
+    """A new envelope for ``recipients``; what is written to the stream is in it. It is there whole or not at all.
 
     Raises:
         InputError: a recipient is none.
-        ConflictError: the file exists.
+        ConflictError: there is something already.
         UnavailableError: it cannot be written; nothing was left.
     """
     if not recipients:
         raise InputError("there is nobody to encrypt for", hint="name a recipient (age1…)")
     wanted = [recipient_of(text) for text in recipients]
-    if path.exists() or path.is_symlink():
-        raise ConflictError(f"{path} exists already")
-    fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        descriptor = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise UnavailableError(f"{path} cannot be written: {error.strerror}") from error
-    try:
-        with os.fdopen(descriptor, "wb") as out:
-            source, sink = _pipe()
-            beside = _Beside(lambda: pyrage.encrypt_io(source, out, wanted), source)
-            try:
-                yield sink
+    place = place_of(where)
+    with place.writing() as out:
+        source, sink = _pipe()
+        beside = _Beside(lambda: pyrage.encrypt_io(source, out, wanted), source)
+        try:
+            yield sink
+            sink.close()
+        except BrokenPipeError:
+            pass  # the other side failed, and says why
+        finally:
+            with suppress(OSError):
                 sink.close()
-            except BrokenPipeError:
-                pass  # the other side failed, and says why
-            finally:
-                with suppress(OSError):
-                    sink.close()
-                beside.wait()
-            if beside.error is not None:
-                raise UnavailableError(f"{path} cannot be written: {beside.error}") from beside.error
-            out.flush()
-            os.fsync(out.fileno())
-        _publish(fresh, path)
-    finally:
-        fresh.unlink(missing_ok=True)
-
-
-def _publish(fresh: Path, path: Path) -> None:
-    try:
-        os.link(fresh, path)
-        sync_folder(path.parent)
-    except FileExistsError as error:
-        raise ConflictError(f"{path} exists already") from error
-    except OSError as error:
-        raise UnavailableError(f"{path} cannot be written: {error.strerror}") from error
+            beside.wait()
+        if beside.error is not None:
+            raise UnavailableError(f"{place} cannot be written: {beside.error}") from beside.error
 
 
 @contextmanager
-def unsealed(path: Path, identity: x25519.Identity) -> Iterator[BinaryIO]:
-    """The content of a file, as a stream. Leaving the block reads to the end.
+def unsealed(where: Path | Place, identity: x25519.Identity) -> Iterator[BinaryIO]:
+    """The content of an envelope, as a stream. Leaving the block reads to the end.
 
     Raises:
         InputError: it is for somebody else, or was changed or cut; what was read is then worth nothing.
+        UnavailableError: it cannot be read to its end; so too.
     """
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
-    with file:
+    place = place_of(where)
+    with place.reading() as file:
         source, sink = _pipe()
         beside = _Beside(lambda: _decrypt(file, sink, identity), sink)
         failed: BaseException | None = None
@@ -155,16 +130,16 @@ def unsealed(path: Path, identity: x25519.Identity) -> Iterator[BinaryIO]:
         finally:
             source.close()
             beside.wait()
-    # Stops: an archive that was cut or changed on its way, of which the part before is believed. Shown by
-    # tests/unit/moving/test_envelope.py.
-    if (
-        beside.error is not None
-        and not isinstance(beside.error, BrokenPipeError)
-        and "roken pipe" not in str(beside.error)
-    ):
-        raise InputError(f"{path.name} does not open: {_told(beside.error)}") from beside.error
-    if failed is not None:
-        raise failed
+        # Stops: an archive that was cut or changed on its way, of which the part before is believed. Shown by
+        # tests/unit/moving/test_envelope.py.
+        if (
+            beside.error is not None
+            and not isinstance(beside.error, BrokenPipeError)
+            and "roken pipe" not in str(beside.error)
+        ):
+            raise InputError(f"{place.name} does not open: {_told(beside.error)}") from beside.error
+        if failed is not None:
+            raise failed
 
 
 def _decrypt(file: BinaryIO, sink: BinaryIO, identity: x25519.Identity) -> None:

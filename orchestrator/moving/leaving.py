@@ -28,11 +28,11 @@ from orchestrator.governance.store import SCHEMA
 from orchestrator.keys import KeyRing
 from orchestrator.moving import manifest as manifests
 from orchestrator.moving.archive import Part, Writer
-from orchestrator.moving.backup import digest_of
 from orchestrator.moving.envelope import recipient_of, sealed
 from orchestrator.moving.extract import HEAD, RECORDS, concerning
 from orchestrator.moving.images import still
 from orchestrator.moving.manifest import Manifest
+from orchestrator.moving.places import Place, place_of
 from orchestrator.moving.tables import Travelling, seal_for_journey
 from orchestrator.node.folders import folder_name, home_key, project_key
 from orchestrator.terms import Event, Outcome, PermitTerms, Value
@@ -74,7 +74,7 @@ class Report(Value):
     """What was written."""
 
     id: str
-    file: Path
+    file: str
     sha256: str
     tables: tuple[str, ...]
     folders: int
@@ -108,7 +108,7 @@ def export(
     by: str,
     slug: str,
     recipient: str,
-    out: Path,
+    out: Path | Place,
     clock: Callable[[], datetime],
 ) -> Report:
     """Write a project for the holder of ``recipient``.
@@ -122,7 +122,8 @@ def export(
         CustodyError, UnavailableError, AuditError: nothing was left.
     """
     recipient = str(recipient_of(recipient))
-    if out.exists():
+    target = place_of(out)
+    if isinstance(out, Path) and out.exists():
         raise ConflictError(f"{out} exists already")
     if by == OPERATOR:
         by = decided_by(audit, slug, recipient, clock())
@@ -136,7 +137,7 @@ def export(
         kind="project", id=manifests.new_id(), deployment=settings.deployment, made=manifests.made(clock()),
         store=SCHEMA, project=route.model_dump(),
     )  # fmt: skip
-    detail = {"export": about.id, "file": out.name, "recipient": recipient, "decided_by": by}
+    detail = {"export": about.id, "file": target.name, "recipient": recipient, "decided_by": by}
 
     def told(kind: str, outcome: Outcome, **more: object) -> None:
         audit.record(
@@ -150,16 +151,16 @@ def export(
     told(WRITTEN, Outcome.STARTED, **detail)
     journey = _Journey(settings.layout, moved, None if permit is None else permit.terms, release, ring)
     try:
-        parts = journey.write(out, about, audit)
+        parts = journey.write(target, about, audit)
     except BulleError as error:
         told(WRITTEN, Outcome.FAILED, **detail, message=error.message[:1000])
         raise
-    digest = digest_of(out)
+    digest = target.sha256()
     told(WRITTEN, Outcome.DONE, **detail, sha256=digest)
     images = [part for part in parts if part.name.startswith("folders/")]
     return Report(
         id=about.id,
-        file=out,
+        file=str(target),
         sha256=digest,
         tables=tuple(part.name for part in parts if part.name.startswith("tables/")),
         folders=len(images),
@@ -209,13 +210,14 @@ class _Journey:
         self._release = release
         self._ring = ring
 
-    def write(self, out: Path, about: Manifest, audit: AuditLog) -> tuple[Part, ...]:
+    def write(self, out: Place, about: Manifest, audit: AuditLog) -> tuple[Part, ...]:
         assert about.project is not None  # noqa: S101 - made so above
         recipient = about.project["recipient"]
         try:
-            place = Path(tempfile.mkdtemp(prefix=".leaving-", dir=self._layout.state))
+            # Not beside the folders: on a cluster only they are on a volume.
+            place = Path(tempfile.mkdtemp(prefix=".leaving-", dir=self._layout.folders))
         except OSError as error:
-            raise UnavailableError(f"{self._layout.state} cannot be written: {error.strerror}") from error
+            raise UnavailableError(f"{self._layout.folders} cannot be written: {error.strerror}") from error
         try:
             tables, keys = self._seal_tables(place)
             with sealed(out, [recipient]) as stream:
@@ -256,7 +258,7 @@ class _Journey:
     def _add_extract(self, writer: Writer, audit: AuditLog) -> None:
         names = frozenset({self._moved.slug, self._moved.project_id})
         lines, head = concerning(audit, names)
-        with tempfile.TemporaryFile() as file:
+        with tempfile.TemporaryFile(dir=self._layout.authority) as file:
             for line in lines:
                 file.write(line)
             size = file.tell()

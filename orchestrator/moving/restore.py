@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hmac
 import os
 import re
 import secrets as random
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -13,6 +15,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pyrage import x25519
+from sqlalchemy import text
 
 from orchestrator.audit import AuditLog, load_public_key
 from orchestrator.audit.chain import fingerprint
@@ -25,17 +28,25 @@ from orchestrator.governance.identity import OPERATOR
 from orchestrator.governance.keys import AUDIT_KEY, GRANT_KEY, GRANT_PUBLIC, load_private_key
 from orchestrator.governance.store import Store
 from orchestrator.keys.durable import erase, sync_folder
-from orchestrator.keys.file import KEY_FILE
+from orchestrator.keys.file import KEY_FILE, read_private
 from orchestrator.moving import manifest as manifests
 from orchestrator.moving.archive import unpack
-from orchestrator.moving.backup import SETTINGS, STORE, belongs, is_secret
+from orchestrator.moving.backup import SETTINGS, STORE, belongs, id_in, is_secret
 from orchestrator.moving.envelope import unsealed
 from orchestrator.moving.manifest import Kind, Manifest
+from orchestrator.moving.places import Place
 from orchestrator.moving.transfer import TRANSFER_KEY
 from orchestrator.terms import Event, Outcome, Value
 
 #: name of the settings file in the restored state folder
 RESTORED_SETTINGS = "bulle.yaml"
+#: beginnings of the kinds of records that a deployment writes of itself, before anybody does anything
+_OF_ITSELF = ("audit.open", "audit.recover", "node.", "probe.", "pod.", "door.", "mount.")
+#: connections of others of ours to the same database
+_OTHERS = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'bulle'"
+    " AND pid <> pg_backend_pid()"
+)
 
 
 class Report(Value):
@@ -56,7 +67,7 @@ class Report(Value):
 
 
 def restore(
-    file: Path,
+    file: Path | Place,
     identity: x25519.Identity,
     state: Path,
     *,
@@ -91,7 +102,7 @@ def restore(
 
 
 def restore_volumes(
-    file: Path,
+    file: Path | Place,
     identity: x25519.Identity,
     volumes: Path,
     settings_file: Path,
@@ -113,16 +124,64 @@ def restore_volumes(
     settings = load_settings(settings_file)
     layout = layout_of(volumes)
     make_folders(volumes, group)
-    mark = layout.authority / RESTORING
-    places = (layout.authority, layout.audit, layout.datasets, layout.folders, layout.keyring, layout.public)
+    if not (layout.authority / RESTORING).exists():
+        if (layout.authority / GRANT_KEY).exists():
+            return None
+        if taken := [place for place in _places(layout) if any(place.iterdir())]:
+            raise ConflictError(f"{taken[0]} is not empty", hint="give it empty volumes")
+    return _into(layout, file, identity, settings, settings_file, secrets, signer, clock)
+
+
+def restore_here(
+    file: Path | Place,
+    identity: x25519.Identity,
+    settings_file: Path,
+    *,
+    secrets: Path,
+    signer: str | None = None,
+    clock: Callable[[], datetime],
+) -> Report:
+    """Put a backup into a deployment on a cluster that was made just now and did nothing, where its tools run.
+
+    What it has made for itself (signing keys, the first records of its log, an empty store) gives way. A run that is
+    killed leaves a mark, as in :func:`restore_volumes`.
+
+    Raises:
+        ConflictError: something was done in it already, or its control pod still runs.
+        As :func:`restore`; of a restore that fails nothing stays, and the new deployment is as it was, or begins anew.
+    """
+    settings = load_settings(settings_file)
+    layout = settings.layout
+    if missing := [place for place in _places(layout) if not place.is_dir()]:
+        raise SettingsError(f"{missing[0]} is not there", hint="start the control pod once: it prepares the volumes")
+    _check_stopped(settings)
+    if not (layout.authority / RESTORING).exists():
+        _check_untouched(settings)
+    return _into(layout, file, identity, settings, settings_file, secrets, signer, clock)
+
+
+def _into(  # noqa: PLR0917 - what it is made of
+    layout: Layout,
+    file: Path | Place,
+    identity: x25519.Identity,
+    settings: Settings,
+    settings_file: Path,
+    secrets: Path,
+    signer: str | None,
+    clock: Callable[[], datetime],
+) -> Report:
+    mark, places = layout.authority / RESTORING, _places(layout)
     if mark.exists():
         _clear(places, but=mark)
-    elif (layout.authority / GRANT_KEY).exists():
-        return None
-    elif taken := [place for place in places if any(place.iterdir())]:
-        raise ConflictError(f"{taken[0]} is not empty", hint="give it empty volumes")
     mark.touch(mode=0o600)
     sync_folder(mark.parent)
+    moving = False
+
+    def move() -> None:
+        nonlocal moving
+        moving = True
+        _spread(staging, places)
+
     try:
         staging = layout.authority / f"{RESTORING}-here"
         staging.mkdir(mode=0o700)
@@ -131,13 +190,10 @@ def restore_volumes(
             beside.mkdir(mode=0o700)
             (staging / place.name).symlink_to(beside)
         about, signed_by, records = _unpacked(file, identity, staging, signer, secrets, clock)
-        if (staging / "custodian" / KEY_FILE).exists():
-            erase(staging / "custodian" / KEY_FILE)
-        if (staging / "custodian" / TRANSFER_KEY).exists():
-            shutil.copyfile(staging / "custodian" / TRANSFER_KEY, staging / "keyring" / TRANSFER_KEY)
-        count = _place(staging, staging, settings, lambda: _spread(staging, places))
+        _leave_custody(staging, settings)
+        count = _place(staging, staging, settings, move)
     except BaseException:
-        _clear(places, but=mark)
+        _clear(places, but=mark, every=moving)
         mark.unlink()
         raise
     mark.unlink()
@@ -145,8 +201,87 @@ def restore_volumes(
     return _report(about, signed_by, records, count, settings_file, secrets, settings)
 
 
+def _places(layout: Layout) -> tuple[Path, ...]:
+    return (layout.authority, layout.audit, layout.datasets, layout.folders, layout.keyring, layout.public)
+
+
+def _leave_custody(staging: Path, settings: Settings) -> None:
+    """Leave out the custodian's key, which is a Secret on a cluster, if it is that of this deployment."""
+    key, own = staging / "custodian" / KEY_FILE, settings.layout.custodian / KEY_FILE
+    if key.exists():
+        # Stops: a deployment that comes up and opens nothing, which is seen when somebody wants to work.
+        same = not own.exists() or hmac.compare_digest(key.read_bytes(), read_private(own, "the custodian's key"))
+        erase(key)
+        if not same:
+            raise ConflictError(
+                "the custodian's key here is not the one of the backup", hint="put that of the backup into its Secret"
+            )
+    if (staging / "custodian" / TRANSFER_KEY).exists():
+        shutil.copyfile(staging / "custodian" / TRANSFER_KEY, staging / "keyring" / TRANSFER_KEY)
+
+
+def _check_stopped(settings: Settings) -> None:
+    """Refuse while somebody else has the store open, as the authority has from its start to its end."""
+    # Stops: a restore under a running authority, whose next change would be lost. Shown by
+    # tests/unit/cluster/test_restore_here.py.
+    hint = "stop the control pod, then restore"
+    if settings.database:
+        store = Store(settings.database_url, settings.database_password_file)
+        try:
+            with store.read() as session:
+                others = session.scalar(text(_OTHERS))
+        finally:
+            store.close()
+        if others:
+            raise ConflictError("the governance store is in use", hint=hint)
+        return
+    if not settings.layout.database.exists():
+        return
+    connection = sqlite3.connect(settings.layout.database, timeout=0)
+    try:
+        # In this mode SQLite lets nobody else have the file open, not even to do nothing with it.
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("BEGIN EXCLUSIVE")
+    except sqlite3.OperationalError as error:
+        raise ConflictError("the governance store is in use", hint=hint) from error
+    finally:
+        connection.close()
+
+
+def _check_untouched(settings: Settings) -> None:
+    """Refuse a deployment in which anything was done that a restore would take away."""
+    layout, hint = settings.layout, "restore into a new release, with empty volumes"
+    archive = layout.folders / "archive"
+    taken = [
+        *(path for path in layout.datasets.iterdir() if not path.name.startswith(".")),
+        *(path for path in layout.folders.iterdir() if re.fullmatch("[0-9a-f]{64}", path.name)),
+        *(archive.iterdir() if archive.is_dir() else ()),
+        *(path for path in layout.keyring.iterdir() if not path.name.startswith(".")),
+    ]
+    if taken:
+        raise ConflictError(f"there is something in this deployment: {taken[0]}", hint=hint)
+    if (layout.public / AUDIT_PUBLIC).exists():
+        log = AuditLog(layout.audit, public_key=load_public_key(layout.public / AUDIT_PUBLIC), clock=datetime.now)
+        log.verify().raise_if_bad()
+        for record in log.read():
+            if not record.event.kind.startswith(_OF_ITSELF):
+                raise ConflictError(f"something was done in this deployment: {record.event.kind}", hint=hint)
+    if settings.database or layout.database.exists():
+        store = Store(settings.database_url, settings.database_password_file)
+        try:
+            store.prepare()
+            with store.read() as session:
+                rows.check_empty(session)
+        finally:
+            store.close()
+
+
 def _spread(staging: Path, places: Sequence[Path]) -> None:
     """Move what was unpacked beside each place into it, and make that durable."""
+    for place in places[:2]:  # what a new deployment made for itself: its keys, its store, its log
+        for path in place.iterdir():
+            if not path.name.startswith(RESTORING):
+                path.unlink()
     for place in places:
         beside = place / f"{RESTORING}-{place.name}"
         for path in [beside, *(each for each in beside.rglob("*") if each.is_dir())]:
@@ -158,8 +293,11 @@ def _spread(staging: Path, places: Sequence[Path]) -> None:
     shutil.rmtree(staging)
 
 
-def _clear(places: Sequence[Path], but: Path) -> None:
+def _clear(places: Sequence[Path], but: Path, *, every: bool = True) -> None:
+    """Remove what is in the places; with ``every`` false, only what a restore has put beside."""
     for path in (each for place in places for each in place.iterdir() if each != but):
+        if not every and not path.name.startswith(RESTORING):
+            continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
@@ -167,7 +305,7 @@ def _clear(places: Sequence[Path], but: Path) -> None:
 
 
 def _unpacked(  # noqa: PLR0917 - what it is made of
-    file: Path,
+    file: Path | Place,
     identity: x25519.Identity,
     staging: Path,
     signer: str | None,
@@ -176,6 +314,10 @@ def _unpacked(  # noqa: PLR0917 - what it is made of
 ) -> tuple[Manifest, str, int]:
     """Unpack and check everything; the manifest, who signed it, and the number of the audit log's records."""
     about = _opened(file, identity, staging, "backup", belongs, signer)
+    # Stops: an older backup, whole and signed, that somebody put in the place of a newer one. Shown by
+    # tests/unit/moving/test_s3.py.
+    if id_in(file.name) not in (None, about.id):
+        raise InputError(f"{file.name} is another backup than its name says: {about.id}, made {about.made:%Y-%m-%d}")
     layout = Layout(staging)
     signed_by = fingerprint(load_public_key(layout.public / GRANT_PUBLIC))
     log = AuditLog(layout.audit, public_key=load_public_key(layout.public / AUDIT_PUBLIC), clock=clock)
@@ -238,7 +380,7 @@ def _beside(state: Path) -> Iterator[Path]:
 
 
 def _opened(  # noqa: PLR0917 - what it is made of
-    file: Path,
+    file: Path | Place,
     identity: x25519.Identity,
     into: Path,
     kind: Kind,
@@ -290,11 +432,18 @@ def _settings(staging: Path, state: Path, given: Path | None) -> Settings:
 
 def _place(staging: Path, state: Path, settings: Settings, move: Callable[[], None] | None = None) -> int:
     """Fill the store, then move everything to its place (as ``move`` does); the number of rows."""
-    move = move or (lambda: _move(staging, state))
-    dump = staging / STORE
-    layout = Layout(staging)
+    layout, dump = Layout(staging), staging / STORE
     layout.authority.mkdir(mode=0o700, exist_ok=True)
     url = settings.database_url if settings.database else f"sqlite:///{layout.database}"
+
+    def put() -> None:
+        dump.unlink()
+        _own(staging)
+        if move is None:
+            _move(staging, state)
+        else:
+            move()
+
     store = Store(url, settings.database_password_file)
     try:
         store.prepare()
@@ -303,22 +452,17 @@ def _place(staging: Path, state: Path, settings: Settings, move: Callable[[], No
                 count = rows.load(session, lines)
             if settings.database:
                 # Elsewhere: what is there is made certain only when the folder is in its place.
-                dump.unlink()
-                _own(staging)
-                move()
-                try:
-                    session.commit()
-                except BaseException:
-                    if state != staging:
-                        state.rename(staging)
-                    raise
-                return count
-            session.commit()
+                put()
+            try:
+                session.commit()
+            except BaseException:
+                if settings.database and state != staging:
+                    state.rename(staging)
+                raise
     finally:
         store.close()
-    dump.unlink()
-    _own(staging)
-    move()
+    if not settings.database:
+        put()
     return count
 
 
@@ -360,5 +504,6 @@ def _elsewhere(settings: Settings) -> tuple[Path, ...]:
         settings.custodian.pin_file if settings.custodian.kind == "pkcs11" else None,
         *settings.governance.terms.files.values(),
         *settings.notifications.secret_files,
+        *((settings.backup.credentials_file, settings.backup.ca_file) if settings.backup else ()),
     ]
     return tuple(path for path in named if path is not None and not path.is_relative_to(settings.state))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -180,3 +181,26 @@ def _check_file(opened: SealedFile, came: Travelling) -> None:
     # Stops: a column that travels as a measure and is an identifier, or of a type that its schema does not say.
     if not opened.schema.equals(wanted, check_metadata=True):
         raise InputError(f"table '{came.dataset}/{came.table}' is not what its schema says")
+
+
+def is_same(came: Travelling, path: Path, keys: dict[str, bytes], catalogue: Catalogue, release: Release) -> bool:
+    """Whether a table that came is, row for row, the one of that name that is here.
+
+    Raises:
+        NotFoundError: there is none of that name.
+        CustodyError, InputError: a key is refused, or the table is not what was said of it.
+    """
+    info = catalogue.table(came.dataset, came.table)
+    if (info.schema, info.rows) != (came.description, came.rows):
+        return False
+    names = [column.name for column in info.columns]
+    here = {key_id: release(key_id) for key_id in (info.footer_key, *(info.column_key(name) for name in names))}
+    with ExitStack() as opened:
+        theirs = SealedFile(path, {key_id: keys[key_id] for key_id in came.key_ids}, [])
+        opened.callback(theirs.close)
+        _check_file(theirs, came)
+        ours = SealedFile(catalogue.path(info), here, [])
+        opened.callback(ours.close)
+        if not ours.schema.equals(theirs.schema, check_metadata=True) or ours.groups != theirs.groups:
+            return False
+        return all(ours.read(group, names).equals(theirs.read(group, names)) for group in range(ours.groups))

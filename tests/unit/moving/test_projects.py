@@ -19,6 +19,8 @@ import yaml
 
 from orchestrator.audit import AuditLog
 from orchestrator.config import load_settings
+from orchestrator.data.ingest import ingest
+from orchestrator.data.schema import parse_schema
 from orchestrator.data.sealed import SealedFile
 from orchestrator.errors import (
     AuditError,
@@ -31,6 +33,7 @@ from orchestrator.errors import (
 )
 from orchestrator.governance.identity import OPERATOR
 from orchestrator.governance.keys import GRANT_KEY, load_private_key
+from orchestrator.governance.permits import PermitDraft
 from orchestrator.governance.states import PlatformRole
 from orchestrator.moving import arriving, extract, leaving
 from orchestrator.moving import manifest as manifests
@@ -41,7 +44,7 @@ from orchestrator.moving.manifest import Manifest
 from orchestrator.moving.transfer import transfer_identity
 from orchestrator.node.folders import home_key, project_key
 from orchestrator.terms import Event
-from tests.unit.moving.stage import Deployment, clock, signer_of, tree
+from tests.unit.moving.stage import DAY, NOW, SCHEMA, WANTED, Deployment, clock, signer_of, tree
 
 
 @pytest.fixture
@@ -56,11 +59,11 @@ def key_of(deployment: Deployment) -> str:
     return str(identity.to_public())
 
 
-def sent(source: Deployment, to: Deployment, name: str = "project", by: str = "custodian") -> Path:
+def sent(source: Deployment, to: Deployment, name: str = "project", by: str = "custodian", slug: str = "sleep") -> Path:
     out = source.folder / f"{name}.age"
     leaving.export(
         source.settings, source.governance(), source.ring, source.audit(),
-        by=by, slug="sleep", recipient=key_of(to), out=out, clock=clock,
+        by=by, slug=slug, recipient=key_of(to), out=out, clock=clock,
     )  # fmt: skip
     return out
 
@@ -229,7 +232,7 @@ def test_where_the_log_cannot_be_written_nothing_leaves(
     with pytest.raises(AuditError):
         sent(source, destination)
     assert not (source.folder / "project.age").exists()
-    assert not list(source.layout.state.glob(".leaving-*"))
+    assert not list(source.layout.folders.glob(".leaving-*"))
 
 
 def test_a_draft_or_closed_project_does_not_leave(source: Deployment, destination: Deployment) -> None:
@@ -298,6 +301,64 @@ def test_a_taken_name_and_a_taken_dataset(source: Deployment, destination: Deplo
     (destination.layout.datasets / "people").mkdir()
     error = refused(destination, sent(source, destination, "second"), source)
     assert isinstance(error, ConflictError) and "dataset 'people'" in error.message
+
+
+def begun(source: Deployment, slug: str, **more: Any) -> None:
+    """A second project, with a permit for the same columns and rows, but for what ``more`` says of it."""
+    governance = source.governance()
+    governance.create_project(
+        "custodian", slug, title=slug, purpose="To see.", lead="lead", starts=NOW - DAY, ends=NOW + 300 * DAY
+    )
+    governance.activate_project("custodian", slug)
+    table = WANTED.model_copy(update=more)
+    draft = PermitDraft(valid_from=NOW - DAY, valid_until=NOW + 200 * DAY, tables=(table,))
+    governance.draft_permit("lead", slug, draft)
+    governance.approve_permit("custodian", slug, 1)
+
+
+def test_a_second_project_with_the_same_data_finds_it_there(
+    source: Deployment, destination: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun(source, "dream")
+    taken_in(destination, sent(source, destination), source)
+    file = sent(source, destination, "second", slug="dream")
+    before = tree(destination.layout.datasets)
+
+    # one that fails does not take away what the first has
+    def fails(*arguments: Any, **named: Any) -> None:
+        raise CustodyError("no")
+
+    monkeypatch.setattr(arriving, "_keep_extract", fails)
+    with pytest.raises(CustodyError):
+        taken_in(destination, file, source)
+    monkeypatch.undo()
+    assert tree(destination.layout.datasets) == before
+    report = taken_in(destination, file, source)
+    assert (report.shared, report.tables) == (("people",), ("people/people",))
+    assert tree(destination.layout.datasets) == before
+    released = [one for one in destination.audit().read() if one.event.kind == "key.release"]
+    assert {one.event.project for one in released} == {"dream"}
+
+
+@pytest.mark.parametrize("other", ["columns", "rows", "content"])
+def test_a_second_project_with_other_data_of_that_name_is_refused(
+    source: Deployment, destination: Deployment, folder: Path, other: str
+) -> None:
+    taken_in(destination, sent(source, destination), source)
+    if other == "content":
+        path = folder / "later.csv"
+        path.write_text((folder / "people.csv").read_text().replace("Lyon-Planted", "Rennes-Planted", 1))
+        ingest(path, parse_schema(SCHEMA, "s"), dataset="people", folder=source.layout.datasets, ring=source.ring,
+               table="people")  # fmt: skip
+    more = {
+        "columns": {"columns": WANTED.columns[:-1]},
+        "rows": {"rows": (WANTED.rows[0].model_copy(update={"value": 1}),)},
+    }
+    begun(source, "dream", **more.get(other, {}))
+    before = tree(destination.layout.datasets)
+    with pytest.raises(ConflictError, match="the project brings another"):
+        taken_in(destination, sent(source, destination, "second", slug="dream"), source)
+    assert tree(destination.layout.datasets) == before
 
 
 Parts = dict[str, bytes]
@@ -472,9 +533,9 @@ def test_an_import_that_is_killed_is_taken_back_by_the_next(
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     assert (destination.layout.datasets / "people").exists()
-    assert list(destination.layout.state.glob(".arriving-*"))
+    assert list(destination.layout.folders.glob(".arriving-*"))
     taken_in(destination, file, source)
-    assert not list(destination.layout.state.glob(".arriving-*"))
+    assert not list(destination.layout.folders.glob(".arriving-*"))
 
 
 @pytest.fixture(autouse=True)
