@@ -74,6 +74,8 @@ ACCESS_RULES: tuple[AccessRule, ...] = (
     AccessRule("membership-requested", "the membership is not approved yet", _membership(MembershipState.REQUESTED)),
     AccessRule("membership-suspended", "the membership is suspended", _membership(MembershipState.SUSPENDED)),
     AccessRule("membership-ended", "the membership has ended", _membership(MembershipState.ENDED)),
+    # Before the membership's own end, which is never later: who asks is told what would help.
+    AccessRule("project-over", "the project's time is over", lambda s, now: now >= s.project_ends),
     AccessRule(
         "membership-expired",
         "the membership has expired",
@@ -105,7 +107,6 @@ ACCESS_RULES: tuple[AccessRule, ...] = (
     AccessRule("project-closed", "the project is closed", _project(ProjectState.CLOSED)),
     AccessRule("project-deleted", "the project is closed and its keys are destroyed", _project(ProjectState.DELETED)),
     AccessRule("project-not-started", "the project has not started yet", lambda s, now: now < s.project_starts),
-    AccessRule("project-over", "the project's time is over", lambda s, now: now >= s.project_ends),
     AccessRule("no-permit", "the project has no approved permit", lambda s, now: s.permit is None),
     AccessRule(
         "permit-not-yet-valid",

@@ -20,6 +20,7 @@ from orchestrator.governance.cards import ApplicationContent, ApplicationRecord
 from orchestrator.governance.completeness import Circumstances, checked_content, missing, named, permitted
 from orchestrator.governance.desk import Change, Desk, checked_text
 from orchestrator.governance.in_force import appoint, content_of, in_force, invite, put_permit, put_project
+from orchestrator.governance.lapsing import is_over
 from orchestrator.governance.permits import made_terms, next_version
 from orchestrator.governance.projects import (
     OPEN,
@@ -137,6 +138,8 @@ class Applications(Desk):
             _check_open(project)
             if project.state is ProjectState.DRAFT:
                 raise RefusedError(f"project '{slug}' is not in effect yet")
+            if kind is not ApplicationKind.RENEWAL and is_over(project, change.now):
+                raise RefusedError(f"the time of project '{slug}' is over", hint="ask for a renewal")
             other = undecided_application(change.session, project)
             if other is not None:
                 raise ConflictError(f"application {other.number} of '{slug}' is {other.state}", hint="finish that one")
@@ -268,7 +271,7 @@ class Applications(Desk):
         session.flush()
         content = content_of(row)
         facts = self._facts(session, by, now, project=project)
-        reads = bool(facts & {Fact.LEAD, Fact.OPERATOR, Fact.CUSTODIAN, Fact.AUDITOR})
+        reads = bool(facts & {Fact.LEAD, Fact.PAST_LEAD, Fact.OPERATOR, Fact.CUSTODIAN, Fact.AUDITOR})
         undecided = row.state in UNDECIDED
         return ApplicationRecord(
             id=row.id,

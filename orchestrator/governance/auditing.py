@@ -38,6 +38,7 @@ ACTIVITY_KINDS = frozenset(
         Action.PROJECT_SUSPEND,
         Action.PROJECT_RESUME,
         Action.PROJECT_CLOSE,
+        Action.PROJECT_LAPSE,
         Action.PROJECT_RETAIN,
         Action.PROJECT_ARCHIVE,
         Action.PROJECT_DELETE,

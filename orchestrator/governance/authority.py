@@ -96,6 +96,10 @@ PORTAL = Part("portal", families=("page.",))
 DOOR = Part("door", kinds=frozenset({"workspace.start", "workspace.stop"}), families=("pod.", "door."))
 
 
+#: a node agent's reason where a volume could not be shown yet, for which its kubelet asks again
+NOT_YET = "failed"
+
+
 class News:
     """What node agents told of sessions, for the door of a cluster.
 
@@ -117,7 +121,7 @@ class News:
             return
         if event.kind == "workspace.start" and event.outcome is Outcome.DONE:
             told = SessionNews(opened=True)
-        elif event.kind == "workspace.stop":
+        elif event.kind == "workspace.stop" and event.detail.get("reason") != NOT_YET:
             told = SessionNews(ended=str(event.detail.get("reason") or "ended by the node agent"))
         else:
             return
@@ -126,6 +130,13 @@ class News:
             while len(self._of) >= self.MOST:
                 self._of.pop(next(iter(self._of)))
             self._of[event.session] = told
+
+    def judged(self, verdict: SessionVerdict) -> SessionVerdict:
+        """A verdict, against a session from which its data was taken away: its pod has nothing to run for."""
+        ended = self.of(verdict.session).ended
+        if not verdict.allowed or ended is None:
+            return verdict
+        return SessionVerdict(session=verdict.session, allowed=False, reason=f"node-agent: {ended}")
 
     def of(self, session: str) -> SessionNews:
         """What is known of a session."""
@@ -347,7 +358,8 @@ def cluster_app(authority: Authority) -> FastAPI:
     @app.post("/v1/sessions/check")
     def check(claims: Annotated[list[SessionClaim], Field(max_length=MAX_CLAIMS)]) -> list[SessionVerdict]:
         with measures.DECISIONS.timed(question="check"):
-            return authority.governance.check_sessions(claims)
+            verdicts = authority.governance.check_sessions(claims)
+        return [authority.news.judged(verdict) for verdict in verdicts]
 
     @app.get("/v1/sessions/{session}")
     def news(session: SessionId) -> SessionNews:
@@ -437,7 +449,10 @@ class BodyLimit:
 
 
 class Clockwork:
-    """A thread that makes the reminders which are due. A stop of the authority ends it with the process."""
+    """A thread that closes the projects whose time is over, and makes the reminders which are due.
+
+    A stop of the authority ends it with the process.
+    """
 
     def __init__(self, governance: Governance, weekday: int | None, seconds: float = REMIND_SECONDS) -> None:
         self._governance = governance
@@ -447,7 +462,7 @@ class Clockwork:
         self._thread = threading.Thread(target=self._run, name="reminders", daemon=True)
 
     def start(self) -> None:
-        """Begin; the first reminders are made at once."""
+        """Begin; what is due already is done at once."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -458,6 +473,7 @@ class Clockwork:
     def _run(self) -> None:
         while True:
             try:
+                self._governance.close_lapsed()
                 self._governance.remind(self._weekday)
             except BulleError as error:
                 _log.warning("reminders were not made: %s", error)
@@ -474,8 +490,7 @@ def serve(settings: Settings, governance: Governance) -> None:
     measures.follow(governance)
     expose("authority", settings)
     authority = authority_of(settings, governance, load_private_key(layout.authority / GRANT_KEY))
-    if settings.notifications.wanted:
-        Clockwork(governance, settings.notifications.digest_weekday).start()
+    Clockwork(governance, settings.notifications.digest_weekday).start()
     apps = {layout.socket("hub"): hub_app(authority), layout.socket("portal"): portal_app(authority)}
     if settings.kubernetes is None:
         serve_on_sockets({**apps, layout.socket("node"): node_app(authority)})

@@ -354,6 +354,10 @@ class ProjectPage(Value):
     certificate: str | None
     #: what the reader may do with the project
     may: tuple[str, ...]
+    #: whether its time is over, and nobody closed it yet
+    ended: bool = False
+    #: when it then closes by itself; None while a renewal waits for its decision
+    closes_at: datetime | None = None
 
 
 class Waiting(Value):

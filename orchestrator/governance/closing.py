@@ -1,22 +1,27 @@
-"""What follows a project's closing: its folders are archived, its keys kept until a date and then destroyed, and a
-certificate proves it. The node agent does it; here is what is due, and that it was done.
+"""A closing that nobody decides, because the project's time is over; and what follows any closing.
+
+The folders are archived, the keys kept until a date and then destroyed, and a certificate proves it. The node agent
+does that; here is what is due, and that it was done.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 import uuid
 from collections.abc import Callable, Sequence
-from datetime import datetime, time
+from datetime import datetime, time, timedelta
 from typing import Any
 
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from orchestrator.errors import InputError, NotFoundError, RefusedError
+from orchestrator.errors import BulleError, InputError, NotFoundError, RefusedError
 from orchestrator.governance.cards import ClosingDue, ProjectRecord
-from orchestrator.governance.desk import Change, Desk
-from orchestrator.governance.projects import checked_moment, project_record, project_sought
+from orchestrator.governance.desk import Change, Desk, project_named
+from orchestrator.governance.identity import AUTHORITY
+from orchestrator.governance.lapsing import IN_EFFECT, closes_at, is_over
+from orchestrator.governance.projects import checked_moment, close, project_record, project_sought
 from orchestrator.governance.rules import Action
 from orchestrator.governance.signatures import digest
 from orchestrator.governance.states import ProjectState, check_transition
@@ -31,6 +36,8 @@ NOTE = (
     " A backup of the key ring from before still holds the keys: the deletion is complete when every such backup is"
     " destroyed too."
 )
+
+_log = logging.getLogger(__name__)
 
 _FOLDER = re.compile(r"[A-Za-z0-9._~-]{1,200}")
 
@@ -61,6 +68,49 @@ class Closing(Desk):
             self._decide(change, project, until=until.isoformat())
             project.retain_until = until
             return project_record(project)
+
+    # -- a project whose time is over -------------------------------------------------------------------
+    def close_lapsed(self) -> int:
+        """Close every project whose end passed so long ago that nobody can ask for a renewal any more.
+
+        Safe to call as often as one likes, by several at once. Returns how many were closed.
+        """
+        now = self._clock()
+        ended = now - timedelta(days=self._policy.closing_days)
+        wanted = select(ProjectRow).where(ProjectRow.state.in_(IN_EFFECT), ProjectRow.ends <= ended)
+        with self._store.read() as session:
+            there = session.scalars(wanted.order_by(ProjectRow.ends)).all()
+            due = [row.slug for row in there if self._lapses(session, row, now)]
+        closed = 0
+        for slug in due:
+            try:
+                self.lapse_project(AUTHORITY, slug)
+                closed += 1
+            except BulleError as error:  # the others are closed all the same, and this one is tried again
+                _log.warning("project '%s' was not closed: %s", slug, error)
+        return closed
+
+    def lapse_project(self, by: str, slug: str) -> None:
+        """Close a project because its time is over and no renewal was asked for: the platform's own act.
+
+        Raises:
+            RefusedError: somebody else asks, it can still be renewed, or a renewal waits for its decision.
+        """
+        with self._change(by, Action.PROJECT_LAPSE, project=slug) as change:
+            project = project_named(change.session, slug)
+            self._judge(change, project)
+            # Judged anew, in the transaction that closes it: a renewal may have been handed in since the list was made.
+            # Shown by tests/unit/governance/test_lapsing.py.
+            if not self._lapses(change.session, project, change.now):
+                raise RefusedError(f"refused by rule lapse: project '{slug}' does not close by itself yet")
+            change.detail["ended"] = project.ends.isoformat()
+            close(change, project, self._policy.retention_days)
+
+    def _lapses(self, session: Session, project: ProjectRow, now: datetime) -> bool:
+        if not is_over(project, now):
+            return False
+        closing = closes_at(session, project, self._policy.closing_days)
+        return closing is not None and closing <= now
 
     # -- the node agent's half --------------------------------------------------------------------------
     def closings_due(self, now: datetime | None = None) -> list[ClosingDue]:

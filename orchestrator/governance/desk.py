@@ -23,7 +23,8 @@ from orchestrator.errors import (
     SettingsError,
 )
 from orchestrator.governance.access import ACCESS_RULES, AccessRule
-from orchestrator.governance.identity import HUB, NODE, OPERATOR
+from orchestrator.governance.identity import AUTHORITY, HUB, NODE, OPERATOR
+from orchestrator.governance.lapsing import can_be_renewed, is_over
 from orchestrator.governance.rules import TABLE, Action, Fact, Rule, Verdict, judge
 from orchestrator.governance.signatures import Signing, two_people
 from orchestrator.governance.states import (
@@ -342,11 +343,24 @@ class Desk:
             facts |= _facts_about(session, by, person, now)
         if project is not None:
             facts |= _facts_in_project(session, project, by, person, now)
+            if self._led_until_the_end(session, project, by, now):
+                facts.add(Fact.PAST_LEAD)
         return facts
+
+    def _led_until_the_end(self, session: Session, project: ProjectRow, by: str, now: datetime) -> bool:
+        """Whether ``by`` led the project until its time ran out, which can still be renewed."""
+        if not is_over(project, now):
+            return False
+        mine = membership_of(session, project, by)
+        # Stops: somebody whose lead ended, by a day or a decision, before the project did, and who would come back in.
+        # Shown by tests/unit/governance/test_lapsing.py.
+        if mine is None or (mine.role, mine.state) != (MemberRole.LEAD, MembershipState.ACTIVE):
+            return False
+        return mine.ends >= project.ends and can_be_renewed(session, project, self._policy.closing_days, now)
 
 
 #: parts of the platform that act by themselves, and the fact that holds of each
-PARTS = {OPERATOR: Fact.OPERATOR, HUB: Fact.HUB, NODE: Fact.NODE}
+PARTS = {OPERATOR: Fact.OPERATOR, HUB: Fact.HUB, NODE: Fact.NODE, AUTHORITY: Fact.AUTHORITY}
 
 
 def _facts_of_actor(session: Session, by: str) -> set[Fact]:

@@ -13,9 +13,11 @@ OPERATOR = "operator"
 HUB = "hub"
 #: the node agent, which archives and destroys what a closed project leaves
 NODE = "node-agent"
+#: the authority itself, which closes a project whose time is over
+AUTHORITY = "authority"
 
 #: names under which parts of the platform act; nobody's id is one of them
-RESERVED = frozenset({OPERATOR, HUB, NODE, "authority", "portal", "proxy", "door", "root"})
+RESERVED = frozenset({OPERATOR, HUB, NODE, AUTHORITY, "portal", "proxy", "door", "root"})
 
 _PLAIN = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 

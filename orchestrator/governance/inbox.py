@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session, aliased
 
 from orchestrator.governance.cards import Waiting
 from orchestrator.governance.desk import Desk, person_named
+from orchestrator.governance.lapsing import IN_EFFECT, closes_at
 from orchestrator.governance.rules import Action
 from orchestrator.governance.states import (
     ApplicationState,
@@ -81,10 +82,25 @@ class Inbox(Desk):
                 yield Waiting(kind="terms", since=since)
             if self._policy.training_required:
                 yield from self._of_training(session, person, since, now)
+        yield from self._of_renewals(session, person, now)
         yield from (
             _about("application-returned", project, since=row.decided_at or row.drafted_at, number=row.number)
             for row, project in session.execute(_applications(ApplicationState.RETURNED, _mine(person, now)))
         )
+
+    def _of_renewals(self, session: Session, person: str, now: datetime) -> Iterator[Waiting]:
+        """Projects that the person led until their end, and that close by themselves unless they are renewed."""
+        wanted = (
+            select(ProjectRow)
+            .join(MembershipRow, MembershipRow.project_id == ProjectRow.id)
+            .where(MembershipRow.person_id == person, MembershipRow.state == MembershipState.ACTIVE)
+            .where(MembershipRow.role == MemberRole.LEAD, MembershipRow.ends >= ProjectRow.ends)
+            .where(ProjectRow.state.in_(IN_EFFECT), ProjectRow.ends <= now)
+        )
+        for project in session.scalars(wanted):
+            closing = closes_at(session, project, self._policy.closing_days)
+            if closing is not None and now < closing:
+                yield _about("renewal", project, since=project.ends, due=closing)
 
     @staticmethod
     def _of_training(session: Session, person: str, since: datetime, now: datetime) -> Iterator[Waiting]:

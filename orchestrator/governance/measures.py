@@ -21,6 +21,7 @@ from orchestrator.metrics.measures import Count, Level, Timing
 SINGLE_RULES = (
     "a-person",
     "chain",
+    "lapse",
     "own-events",
     "passkey",
     "project-closed",

@@ -18,8 +18,9 @@ from sqlalchemy.orm import Session
 
 from orchestrator.governance.cards import Notice
 from orchestrator.governance.desk import Change, Desk
+from orchestrator.governance.lapsing import IN_EFFECT, closes_at
 from orchestrator.governance.rules import Action
-from orchestrator.governance.states import MemberRole, MembershipState, PermitState, ProjectState
+from orchestrator.governance.states import MemberRole, MembershipState, PermitState, PlatformRole, ProjectState
 from orchestrator.governance.store import (
     ApplicationRow,
     MembershipRow,
@@ -27,6 +28,7 @@ from orchestrator.governance.store import (
     PermitRow,
     PersonRow,
     ProjectRow,
+    RoleRow,
     TrainingRow,
 )
 from orchestrator.terms import PermitTerms
@@ -101,6 +103,29 @@ def _lead_ids(project: str, now: datetime) -> Select[str]:
     )
 
 
+def _past_lead_ids(project: ProjectRow) -> Select[str]:
+    """Who led a project until its end, which has passed."""
+    return select(MembershipRow.person_id).where(
+        MembershipRow.project_id == project.id,
+        MembershipRow.role == MemberRole.LEAD,
+        MembershipRow.state == MembershipState.ACTIVE,
+        MembershipRow.ends >= project.ends,
+    )
+
+
+def _custodian_ids() -> Select[str]:
+    return (
+        select(RoleRow.person_id)
+        .join(PersonRow, PersonRow.id == RoleRow.person_id)
+        .where(RoleRow.role == PlatformRole.CUSTODIAN, PersonRow.disabled.is_(False))
+    )
+
+
+def _of_a_lapse(session: Session, project: ProjectRow) -> list[str]:
+    """Whom a project concerns that closes because its time is over: nobody leads it any more."""
+    return sorted({*session.scalars(_past_lead_ids(project)), *session.scalars(_custodian_ids())})
+
+
 class Notices(Desk):
     """Part of Governance: see the module."""
 
@@ -113,7 +138,10 @@ class Notices(Desk):
             told.add(change.person)
         project = None
         if change.project is not None:
-            project = change.session.scalars(select(ProjectRow.id).where(ProjectRow.slug == change.project)).first()
+            row = change.session.scalars(select(ProjectRow).where(ProjectRow.slug == change.project)).first()
+            project = None if row is None else row.id
+            if row is not None and change.action is Action.PROJECT_LAPSE:
+                told |= set(_of_a_lapse(change.session, row))
         if project is not None and change.action in _NEWS_TO_LEADS:
             told |= set(change.session.scalars(_lead_ids(project, change.now)))
         if project is not None and change.action in _NEWS_TO_APPLICANT:
@@ -131,10 +159,12 @@ class Notices(Desk):
 
         Safe to call as often as one likes, by several at once.
         """
+        if not self._tells:
+            return 0
         now = self._clock()
         with self._store.write() as session:
             due = [*self._of_memberships(session, now), *self._of_trainings(session, now)]
-            due += self._of_projects(session, now)
+            due += [*self._of_projects(session, now), *self._of_lapses(session, now)]
             if weekday is not None and now.weekday() == weekday:
                 due += _digests(session, now)
             made = sum(_add(session, one, now) for one in due)
@@ -243,6 +273,16 @@ class Notices(Desk):
             for lead in session.scalars(_lead_ids(project.id, now)).all() if due else ():
                 for kind, end in due:
                     yield self._reminder(kind, lead, end, now, project=project.id, about=None)
+
+    def _of_lapses(self, session: Session, now: datetime) -> Iterator[_New]:
+        horizon = self._horizon(now)
+        wanted = select(ProjectRow).where(ProjectRow.state.in_(IN_EFFECT), ProjectRow.ends <= now)
+        for project in session.scalars(wanted):
+            closing = closes_at(session, project, self._policy.closing_days)
+            if closing is None or not now < closing <= horizon:
+                continue
+            for person in _of_a_lapse(session, project):
+                yield self._reminder("ending.closing", person, closing, now, project=project.id, about=None)
 
 
 def _digests(session: Session, now: datetime) -> Iterator[_New]:

@@ -24,6 +24,7 @@ from orchestrator.governance.cards import (
 )
 from orchestrator.governance.desk import membership_of
 from orchestrator.governance.in_force import content_of
+from orchestrator.governance.lapsing import closes_at, is_over
 from orchestrator.governance.memberships import Memberships
 from orchestrator.governance.permits import permit_record
 from orchestrator.governance.projects import (
@@ -94,6 +95,7 @@ class Reading(Memberships, Sessions, Applications):
             permits = self._permits_for(session, by, project, facts)
             in_force = next((one for one in permits if one.state is PermitState.APPROVED), None)
             deletion = session.get(DeletionRow, project.id)
+            ended = is_over(project, now)
             return ProjectPage(
                 project=project_record(project),
                 mine=None if who is None else next(iter(self._cards(session, who, now, slug)), None),
@@ -103,6 +105,8 @@ class Reading(Memberships, Sessions, Applications):
                 applications=tuple(self._applications_in(session, by, project, facts)),
                 certificate=None if deletion is None else deletion.certificate,
                 may=tuple(self._may_with_project(session, by, project, facts, permits)),
+                ended=ended,
+                closes_at=closes_at(session, project, self._policy.closing_days) if ended else None,
             )
 
     def list_projects(

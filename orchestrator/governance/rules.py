@@ -21,12 +21,14 @@ class Fact(StrEnum):
     OPERATOR = "the machine's operator"
     HUB = "the hub, at a login"
     NODE = "the node agent"
+    AUTHORITY = "the authority, by itself"
     PERSON = "anybody with an account"
     ADMINISTRATOR = "an administrator"
     CUSTODIAN = "a custodian"
     REVIEWER = "a reviewer"
     AUDITOR = "an auditor"
     LEAD = "the project's lead"
+    PAST_LEAD = "who led the project until its end, while it can be renewed"
     MEMBER = "a member of the project"
     SELF = "the person it is about"
     DISABLED = "a disabled person"
@@ -73,6 +75,7 @@ class Action(StrEnum):
     PROJECT_SUSPEND = "project.suspend"
     PROJECT_RESUME = "project.resume"
     PROJECT_CLOSE = "project.close"
+    PROJECT_LAPSE = "project.lapse"
     PROJECT_RETAIN = "project.retain"
     PROJECT_ARCHIVE = "project.archive"
     PROJECT_DELETE = "project.delete"
@@ -163,10 +166,11 @@ TABLE: Mapping[Action, Rule] = MappingProxyType(
         Action.TOKEN_CREATE: _rule({Fact.SELF}),
         Action.TOKEN_REVOKE: _rule({Fact.SELF, Fact.ADMINISTRATOR, Fact.OPERATOR}),
         Action.APPLICATION_BEGIN: _rule({Fact.PERSON}, {Fact.FOR_DISABLED}),
-        Action.APPLICATION_AMEND: _rule({Fact.LEAD}),
-        Action.APPLICATION_EDIT: _rule({Fact.APPLICANT, Fact.LEAD}, {Fact.FOR_DISABLED}),
-        Action.APPLICATION_SUBMIT: _rule({Fact.APPLICANT, Fact.LEAD}),
-        Action.APPLICATION_WITHDRAW: _rule({Fact.APPLICANT, Fact.LEAD}),
+        # Once the end has passed nobody leads the project; who did can ask for a renewal, and for nothing else.
+        Action.APPLICATION_AMEND: _rule({Fact.LEAD, Fact.PAST_LEAD}),
+        Action.APPLICATION_EDIT: _rule({Fact.APPLICANT, Fact.LEAD, Fact.PAST_LEAD}, {Fact.FOR_DISABLED}),
+        Action.APPLICATION_SUBMIT: _rule({Fact.APPLICANT, Fact.LEAD, Fact.PAST_LEAD}),
+        Action.APPLICATION_WITHDRAW: _rule({Fact.APPLICANT, Fact.LEAD, Fact.PAST_LEAD}),
         Action.APPLICATION_RETURN: _rule({Fact.CUSTODIAN}, {Fact.DRAFTER, Fact.INVOLVED}),
         Action.APPLICATION_CHECK: _rule({Fact.CUSTODIAN}, {Fact.DRAFTER, Fact.INVOLVED}),
         # Approves what the project sees and appoints its lead, so it obeys what either obeys.
@@ -180,7 +184,8 @@ TABLE: Mapping[Action, Rule] = MappingProxyType(
         # The emergency stop: nothing about a person in office forbids pulling it.
         Action.PROJECT_SUSPEND: _rule({Fact.CUSTODIAN, Fact.ADMINISTRATOR}),
         Action.PROJECT_RESUME: _rule({Fact.CUSTODIAN}, {Fact.INVOLVED}),
-        Action.PROJECT_CLOSE: _rule({Fact.CUSTODIAN, Fact.LEAD}),
+        Action.PROJECT_CLOSE: _rule({Fact.CUSTODIAN, Fact.LEAD, Fact.PAST_LEAD}),
+        Action.PROJECT_LAPSE: _rule({Fact.AUTHORITY}),
         Action.PROJECT_RETAIN: _rule({Fact.CUSTODIAN}, {Fact.INVOLVED}),
         Action.PROJECT_ARCHIVE: _rule({Fact.NODE}),
         Action.PROJECT_DELETE: _rule({Fact.NODE}),
@@ -209,9 +214,11 @@ TABLE: Mapping[Action, Rule] = MappingProxyType(
         # What may be read. A person always reads their own; nothing here shows a row of any data.
         Action.PERSON_READ: _rule({Fact.SELF, Fact.MEMBERS_LEAD, Fact.OPERATOR, *(_OFFICE - {Fact.REVIEWER})}),
         Action.PEOPLE_READ: _rule({Fact.OPERATOR, *(_OFFICE - {Fact.REVIEWER})}),
-        Action.PROJECT_READ: _rule({Fact.LEAD, Fact.MEMBER, Fact.OPERATOR, *_OFFICE}),
+        Action.PROJECT_READ: _rule({Fact.LEAD, Fact.PAST_LEAD, Fact.MEMBER, Fact.OPERATOR, *_OFFICE}),
         Action.PROJECTS_READ: _rule({Fact.OPERATOR, *_OFFICE}),
-        Action.APPLICATION_READ: _rule({Fact.APPLICANT, Fact.LEAD, Fact.CUSTODIAN, Fact.AUDITOR, Fact.OPERATOR}),
+        Action.APPLICATION_READ: _rule(
+            {Fact.APPLICANT, Fact.LEAD, Fact.PAST_LEAD, Fact.CUSTODIAN, Fact.AUDITOR, Fact.OPERATOR}
+        ),
         Action.CATALOGUE_READ: _rule({Fact.PERSON, Fact.OPERATOR}),
         Action.AUDIT_READ: _rule({Fact.AUDITOR, Fact.OPERATOR}),
         Action.HEALTH_READ: _rule({Fact.ADMINISTRATOR, Fact.AUDITOR, Fact.OPERATOR}),

@@ -36,6 +36,7 @@ NEWS: Mapping[str, str] = {
     "project.resume": _marked("The project “%(project)s” is active again."),
     "project.suspend": _marked("The project “%(project)s” is suspended. Its workspaces have stopped."),
     "project.close": _marked("The project “%(project)s” is closed. Its workspaces have stopped."),
+    "project.lapse": _marked("The project “%(project)s” is closed: its time was over, and it was not renewed."),
     "application.return": _marked("Something is missing in the application for “%(project)s”."),
     "application.check": _marked("The application for “%(project)s” is complete and waits for the decision."),
     "application.approve": _marked("The application for “%(project)s” is approved."),
@@ -44,6 +45,9 @@ NEWS: Mapping[str, str] = {
     "ending.review": _marked("A membership of the project “%(project)s” lapses on %(ends)s unless you confirm it."),
     "ending.training": _marked("Your training counts until %(ends)s. Without a new one no workspace opens after that."),
     "ending.project": _marked("The project “%(project)s” ends on %(ends)s."),
+    "ending.closing": _marked(
+        "The time of the project “%(project)s” is over. It closes by itself on %(ends)s unless its lead asks for more time."
+    ),
     "ending.permit": _marked("The permit of the project “%(project)s” ends on %(ends)s."),
     "digest": _marked("Your projects this week:"),
 }

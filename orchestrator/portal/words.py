@@ -191,6 +191,7 @@ WAITING = {
     "permit-approve": _marked("Decide on version %(number)s of the permit"),
     "project-activate": _marked("Decide whether the project begins"),
     "second-person": _marked("Another person decided something that needs you too"),
+    "renewal": _marked("Ask for more time, or the project closes"),
     "quota": _marked("A limit of the project is nearly used up"),
 }
 
@@ -210,6 +211,7 @@ EVENTS = {
     "project.suspend": _marked("Project suspended"),
     "project.resume": _marked("Project resumed"),
     "project.close": _marked("Project closed"),
+    "project.lapse": _marked("Project closed because its time was over"),
     "project.retain": _marked("Retention changed"),
     "project.archive": _marked("Folders archived"),
     "project.delete": _marked("Keys destroyed"),
@@ -362,6 +364,7 @@ _WHO = {
     Fact.REVIEWER: _marked("a reviewer"),
     Fact.AUDITOR: _marked("an auditor"),
     Fact.LEAD: _marked("the project’s lead"),
+    Fact.PAST_LEAD: _marked("who led it until its end"),
     Fact.MEMBER: _marked("a member of the project"),
     Fact.SELF: _marked("the person it is about"),
     Fact.APPLICANT: _marked("who applied"),

@@ -53,6 +53,7 @@ def where(waiting: Waiting) -> str:
         "application-decide": application,
         "permit-approve": f"{project}/permit?version={waiting.number}",
         "project-activate": project,
+        "renewal": f"{project}/applications",
         "quota": f"usage?project={waiting.project}",
     }
     if waiting.kind in places:

@@ -14,13 +14,13 @@ from hypothesis import HealthCheck, settings
 from sqlalchemy import delete, select, update
 
 from orchestrator.governance.access import ACCESS_RULES
-from orchestrator.governance.identity import HUB, NODE, OPERATOR
+from orchestrator.governance.identity import AUTHORITY, HUB, NODE, OPERATOR
 from orchestrator.governance.rules import TABLE, Action, Fact, Rule
 from orchestrator.governance.service import Governance
-from orchestrator.governance.states import MemberRole, PlatformRole
+from orchestrator.governance.states import ApplicationKind, MemberRole, PlatformRole
 from orchestrator.governance.store import AcceptanceRow, MembershipRow, ProjectRow, TrainingRow
 from tests.unit.governance.places import DAY, START, Kept
-from tests.unit.governance.walking import Walk
+from tests.unit.governance.walking import DAYS, Walk
 
 WALK = settings(
     max_examples=60,
@@ -116,6 +116,10 @@ def over(walk: Walk) -> None:
     walk.time_passes(4)
 
 
+def ended(walk: Walk) -> None:
+    walk.time_passes(45)
+
+
 def ask(walk: Walk, person: str, slug: str = "one", role: MemberRole = MemberRole.MEMBER) -> None:
     walk.ask(person, slug, role)
 
@@ -157,6 +161,7 @@ RIGHT = {
     Action.PROJECT_SUSPEND: Try("ada", lambda w, by: w.suspend(by, "one")),
     Action.PROJECT_RESUME: Try("ada", lambda w, by: w.activate(by, "one"), lambda w: w.suspend("cleo", "one")),
     Action.PROJECT_CLOSE: Try("ada", lambda w, by: w.close(by, "one")),
+    Action.PROJECT_LAPSE: Try(AUTHORITY, lambda w, by: w.lapse(by, "one"), ended),
     Action.PROJECT_RETAIN: Try("ada", lambda w, by: w.retain(by, "one", 9), closed),
     Action.PROJECT_ARCHIVE: Try(NODE, lambda w, by: w.archive(by, "one"), closed),
     Action.PROJECT_DELETE: Try(NODE, lambda w, by: w.destroy(by, "one"), over),
@@ -230,6 +235,16 @@ def everybody_is_able(governance: Governance) -> None:
     """Completeness does not look at who is disabled."""
     real = governance._circumstances
     governance._circumstances = lambda *told: replace(real(*told), able=frozenset({"dan", "eve"}))
+
+
+def anybody_led_until_the_end(governance: Governance) -> None:
+    """After the end, whoever asks for a renewal is taken for the lead."""
+    governance._led_until_the_end = lambda session, project, by, now: project.ends <= now
+
+
+def it_lapses_at_any_time(governance: Governance) -> None:
+    """The authority closes a project whatever the day is."""
+    governance._lapses = lambda session, project, now: True
 
 
 def no_custodians_keys(governance: Governance) -> None:
@@ -376,7 +391,7 @@ COVERED_ELSEWHERE: Mapping[tuple[Action, Fact], tuple[Action, Fact]] = {
     for action in (Action.PROJECT_RESUME, Action.LEAD_APPOINT, Action.LEAD_CONFIRM)
 }
 
-PARTS = {Fact.HUB, Fact.NODE, Fact.OPERATOR}
+PARTS = {Fact.HUB, Fact.NODE, Fact.OPERATOR, Fact.AUTHORITY}
 #: a part of the platform is no person, and nobody shuts it out: there the prohibition can never meet anybody
 PROHIBITIONS = [
     (action, fact)
@@ -568,6 +583,81 @@ def test_negative_control_a_change_that_a_failed_action_leaves_is_seen(monkeypat
             walk.suspend("ada", "one")
     finally:
         walk.teardown()
+
+
+def renews(walk: Walk) -> None:
+    """Dan asks for more time after the end of "one"."""
+    walk.amend("dan", "one", ApplicationKind.RENEWAL)
+    walk.edit("dan", "one", 1, "dan", DAYS + 20)
+    walk.hand_in("dan", "one", 1)
+
+
+def renewed_late(walk: Walk, by: str) -> None:
+    walk.time_passes(1)
+    renews(walk)
+    walk.check(by, "one", 1)
+    walk.approve_application("ben" if by == "ada" else "ada", "one", 1)
+
+
+@pytest.mark.parametrize("role", [MemberRole.LEAD, MemberRole.MEMBER])
+def test_after_the_end_the_lead_renews_and_nobody_else(role):
+    def eve_is_there(walk: Walk) -> None:
+        ask(walk, "eve", role=role)
+        walk.approve("ada" if role is MemberRole.LEAD else "dan", "one", "eve", START + 20 * DAY)
+        walk.time_passes(DAYS)
+
+    asks = Try("dan", lambda w, by: w.amend(by, "one", ApplicationKind.RENEWAL), eve_is_there)
+    assert walked(asks)
+    assert not walked(asks, by="eve")
+    with pytest.raises(AssertionError, match="who may amend"):
+        walked(replace(asks, amended=anybody_led_until_the_end), by="eve")
+
+
+def test_after_the_end_only_a_renewal_is_begun():
+    begins = Try("dan", lambda w, by: w.amend(by, "one", ApplicationKind.AMENDMENT), lambda w: w.time_passes(DAYS))
+    assert not walked(begins)
+
+
+def test_a_late_renewal_lets_people_in_again():
+    assert walked(Try("ada", renewed_late, lambda w: w.time_passes(DAYS)))
+    walk = Walk()
+    try:
+        stage(walk)
+        walk.time_passes(DAYS)
+        renewed_late(walk, "ada")
+        assert walk.governance.may_open("dan", "one").permit.version == 2
+    finally:
+        walk.teardown()
+
+
+#: what must come before the authority closes by itself; away, a project is closed that must not be
+LAPSES = {
+    "in its time": Try(AUTHORITY, RIGHT[Action.PROJECT_LAPSE].act, lambda w: w.time_passes(DAYS - 1)),
+    "within the days": Try(AUTHORITY, RIGHT[Action.PROJECT_LAPSE].act, lambda w: w.time_passes(DAYS + 3)),
+    "while a renewal waits": Try(
+        AUTHORITY,
+        RIGHT[Action.PROJECT_LAPSE].act,
+        lambda w: (w.time_passes(DAYS), renews(w), w.time_passes(9)),
+    ),
+    "within the days of one that was returned": Try(
+        AUTHORITY,
+        RIGHT[Action.PROJECT_LAPSE].act,
+        lambda w: (
+            w.time_passes(DAYS),
+            renews(w),
+            w.time_passes(9),
+            w.send_back("ada", "one", 1, "return"),
+            w.time_passes(3),
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("when", LAPSES)
+def test_negative_control_a_project_that_closes_by_itself_too_early_is_seen(when):
+    assert not walked(LAPSES[when])
+    with pytest.raises(AssertionError, match="who may close"):
+        walked(replace(LAPSES[when], amended=it_lapses_at_any_time))
 
 
 def test_negative_control_without_looking_at_terms_and_training_somebody_is_admitted(monkeypatch):

@@ -21,7 +21,7 @@ from orchestrator.config import Policy
 from orchestrator.errors import BulleError, RefusedError
 from orchestrator.governance.access import ACCESS_RULES
 from orchestrator.governance.cards import ApplicationContent, RequestedColumn, RequestedTable
-from orchestrator.governance.identity import HUB, NODE, OPERATOR
+from orchestrator.governance.identity import AUTHORITY, HUB, NODE, OPERATOR
 from orchestrator.governance.rules import TABLE, Action, Rule
 from orchestrator.governance.service import Governance
 from orchestrator.governance.states import INCOMPATIBLE_ROLES, ApplicationKind, MemberRole, PlatformRole
@@ -45,10 +45,10 @@ from tests.unit.signed_stage import SIGNING
 from tests.unit.softkey import SoftKey
 
 PEOPLE = ("ada", "ben", "cleo", "dan", "eve")
-PARTS = (OPERATOR, HUB, NODE)
+PARTS = (OPERATOR, HUB, NODE, AUTHORITY)
 SLUGS = ("one", "two", "three")
 DAYS = 40
-POLICY = Policy(training_days=60, review_days=20, retention_days=3)
+POLICY = Policy(training_days=60, review_days=20, retention_days=3, closing_days=4)
 OFFICES = {"ada": PlatformRole.CUSTODIAN, "ben": PlatformRole.CUSTODIAN, "cleo": PlatformRole.ADMINISTRATOR}
 OPEN = ("draft", "active", "suspended")
 
@@ -184,8 +184,8 @@ member_roles = st.sampled_from(MemberRole)
 ends = st.none() | st.integers(-5, DAYS + 5).map(lambda days: START + days * DAY)
 
 
-#: how a walk begins, once made: whole databases, and who appointed a lead
-STAGES: dict[object, tuple[bytes, set[tuple[str, str]]]] = {}
+#: how a walk begins, once made: whole databases, who appointed a lead, and the moment
+STAGES: dict[object, tuple[bytes, set[tuple[str, str]], datetime]] = {}
 
 
 class Walk(RuleBasedStateMachine):
@@ -212,6 +212,8 @@ class Walk(RuleBasedStateMachine):
         )
         self.amended(self.governance)
         self.appointers: set[tuple[str, str]] = set()
+        #: application → when it was last returned
+        self.returned: dict[tuple[str, int], datetime] = {}
         self.keys: dict[str, SoftKey] = {}
         self.before = self.picture()
         self.bytes = self.whole()
@@ -220,11 +222,11 @@ class Walk(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.store.close()
 
-    @initialize(stage=st.sampled_from(("busy", "busy", "running", "empty")))
+    @initialize(stage=st.sampled_from(("busy", "busy", "running", "ended", "empty")))
     def begin(self, stage: str = "empty") -> None:
         if stage not in STAGES:
             self.set_stage(stage)
-            STAGES[stage] = (self.whole(), set(self.appointers))
+            STAGES[stage] = (self.whole(), set(self.appointers), self.clock.now)
         self.return_to(*STAGES[stage])
 
     def set_stage(self, stage: str) -> None:
@@ -241,7 +243,9 @@ class Walk(RuleBasedStateMachine):
         self.activate("ada", "one")
         self.draft("dan", "one", 30)
         self.approve_permit("ben", "one", 1)
-        if stage == "running":
+        if stage == "ended":
+            self.time_passes(DAYS)
+        if stage in ("running", "ended"):
             return
         self.create("ben", "two", "eve")
         self.apply("eve", "three", "eve", {"dan"})
@@ -251,7 +255,8 @@ class Walk(RuleBasedStateMachine):
         self.accept("eve", "one")
         self.ask("cleo", "one")
 
-    def return_to(self, whole: bytes, appointers: set[tuple[str, str]]) -> None:
+    def return_to(self, whole: bytes, appointers: set[tuple[str, str]], now: datetime) -> None:
+        self.clock.now = now
         with self.store._engine.connect() as connection:
             raw = connection.connection.driver_connection
             assert isinstance(raw, sqlite3.Connection)
@@ -386,7 +391,8 @@ class Walk(RuleBasedStateMachine):
 
     @rule(by=custodians, slug=slugs, number=numbers, step=st.sampled_from(("return", "refuse")))
     def send_back(self, by, slug, number, step):
-        self.act(by, f"{step}_application", slug, number, "Not yet.")
+        if self.act(by, f"{step}_application", slug, number, "Not yet.") is not None and step == "return":
+            self.returned[slug, number] = self.clock.now
 
     @rule(by=custodians, slug=slugs, number=numbers)
     def approve_application(self, by, slug, number):
@@ -408,6 +414,10 @@ class Walk(RuleBasedStateMachine):
     def close(self, by, slug, sure=0):
         if sure == 0:
             self.act(by, "close_project", slug)
+
+    @rule(by=st.sampled_from((AUTHORITY, AUTHORITY, AUTHORITY, "ada")), slug=slugs)
+    def lapse(self, by, slug):
+        self.act(by, "lapse_project", slug)
 
     @rule(by=custodians, slug=slugs, days=st.integers(0, 9))
     def retain(self, by, slug, days):
@@ -688,6 +698,34 @@ class Judge:
         mine = self.member(slug, person or self.by)
         return mine is not None and (mine.role, mine.state) == ("lead", "active") and self.now < mine.ends
 
+    def closes(self, slug: str) -> tuple[bool, datetime | None]:
+        """Whether the project is over and not closed, and when it closes by itself where nobody holds it."""
+        project = self.old.projects[slug]
+        ended = project.state in ("active", "suspended") and project.ends <= self.now
+        begins = project.ends
+        for (of, number), row in self.old.applications.items():
+            if of == slug and row.kind == "renewal":
+                if row.state in ("submitted", "complete"):
+                    return ended, None
+                if row.state == "returned":
+                    begins = max(begins, self.walk.returned[of, number])
+        return ended, begins + POLICY.closing_days * DAY
+
+    def led(self, slug: str) -> bool:
+        """Whether who acts led the project until its end, and can still ask for more time."""
+        if slug not in self.old.projects:
+            return False
+        ended, closing = self.closes(slug)
+        mine = self.member(slug, self.by)
+        if not ended or mine is None or (closing is not None and self.now >= closing):
+            return False
+        return (mine.role, mine.state) == ("lead", "active") and mine.ends == self.old.projects[slug].ends
+
+    def lapsed(self, slug: str) -> bool:
+        """Whether the authority may close the project now."""
+        ended, closing = self.closes(slug)
+        return self.by == AUTHORITY and ended and closing is not None and closing <= self.now
+
     def involved(self, slug: str, person: str | None = None) -> bool:
         person = person or self.by
         mine = self.member(slug, person)
@@ -792,7 +830,8 @@ class Judge:
                     assert self.office & {"custodian", "administrator"}, "who may suspend"
                 elif project.state == "closed":
                     mine = was.state == "draft" and any(row.drafted_by == self.by for row in applied)
-                    assert self.custodian or self.leads(slug) or mine, "who may close"
+                    decided = self.custodian or self.leads(slug) or self.led(slug)
+                    assert decided or mine or self.lapsed(slug), "who may close"
                 else:
                     assert self.by == NODE, "only the node agent says that keys are destroyed"
                     assert was.retain_until is not None and was.retain_until <= self.now, "keys destroyed too early"
@@ -906,10 +945,11 @@ class Judge:
                 continue
             if was is None:
                 assert row.drafted_by == self.by
-                assert self.leads(slug) or (number == 1 and slug not in self.old.projects), "who may amend"
+                renews = self.led(slug) and row.kind == "renewal"
+                assert self.leads(slug) or renews or (number == 1 and slug not in self.old.projects), "who may amend"
                 assert self.doing != "begin_application" or not self.disabled(row.lead), "for a disabled lead"
                 continue
-            mine = self.leads(slug) or (was.drafted_by == self.by and was.kind == "new")
+            mine = self.leads(slug) or self.led(slug) or (was.drafted_by == self.by and was.kind == "new")
             if row.content != was.content:
                 assert mine, "who may edit an application"
                 assert was.state in ("draft", "returned"), "an application was edited under the eyes of who decides"
@@ -917,7 +957,7 @@ class Judge:
             if row.state == was.state:
                 continue
             if row.state in ("submitted", "withdrawn"):
-                closing = self.doing == "close_project" and self.custodian
+                closing = (self.doing == "close_project" and self.custodian) or self.lapsed(slug)
                 assert mine or closing, "who may hand an application in, or take it back"
                 continue
             assert self.custodian, "only a custodian decides on an application"

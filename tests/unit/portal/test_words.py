@@ -82,7 +82,7 @@ def test_a_sentence_that_nobody_knows_stays() -> None:
 def test_every_refusal_is_said_in_french(action: Action) -> None:
     """Of people: what parts of the platform may do concerns no page."""
     rule = TABLE[action]
-    people = rule.may - {Fact.HUB, Fact.NODE, Fact.OPERATOR}
+    people = rule.may - {Fact.HUB, Fact.NODE, Fact.OPERATOR, Fact.AUTHORITY}
     for facts in [set(), *({fact, *people} for fact in rule.may_not)]:
         verdict = judge(action, facts)
         told = words.refusal(FR, RefusedError(f"refused by rule {verdict.rule}: {verdict.message}"))
