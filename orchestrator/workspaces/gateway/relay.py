@@ -24,8 +24,9 @@ from orchestrator.workspaces.gateway.rfb import ProtocolError, RfbFilter
 if TYPE_CHECKING:
     from orchestrator.workspaces.gateway.bridge import Bridge
 
-#: close codes that the page understands
-SIGNED_OUT, REPLACED, ENDED, REFUSED, DISPLAY_GONE = 4401, 4409, 4410, 4422, 4502
+#: close codes that the page understands (page/over.js)
+SIGNED_OUT, REMOVED, REPLACED, ENDED, REFUSED = 4401, 4403, 4409, 4410, 4422
+DISPLAY_GONE, UNCHECKED = 4502, 4503
 
 #: seconds between two questions to the hub, and how long it may stay silent
 RECHECK, HUB_SILENCE = 5.0, 30.0
@@ -143,9 +144,13 @@ class RelayHandler(WebSocketHandler):
             except (HubUnavailableError, TimeoutError):
                 if time.monotonic() - heard < HUB_SILENCE:
                     continue
-                visitor = Visitor.NOBODY
+                self.close(UNCHECKED, "the hub is silent")
+                return
             if visitor is not Visitor.OWN:
-                self.close(SIGNED_OUT, "signed out")
+                # Whom the hub knows and does not let in here any more is told that; of a token that it does not know
+                # it cannot be told apart who logged out and who was shut out.
+                removed = visitor is Visitor.OTHER
+                self.close(REMOVED if removed else SIGNED_OUT, "no access" if removed else "signed out")
                 return
             heard = time.monotonic()
 

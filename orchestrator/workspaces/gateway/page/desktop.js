@@ -1,10 +1,11 @@
 // The desktop page: noVNC in the whole window, and what to say when the picture stops.
 //
 // <html data-bulle="…"> says where it stands: loading, connected, pixels (the first picture was drawn), reconnecting,
-// replaced, signed-out, ended.
+// replaced, signed-out, removed, ended.
 
 import RFB from "../novnc/core/rfb.js";
 import { Keys } from "./keys.js";
+import { closedWith, signedOutSays, told as toldBy } from "./over.js";
 import { watermark } from "./watermark.js";
 import { language, words } from "./words.js";
 
@@ -12,13 +13,9 @@ const told = JSON.parse(document.body.dataset.session);
 const element = (id) => document.getElementById(id);
 const screen = element("screen");
 
-// close codes of the bridge (relay.py)
-const SIGNED_OUT = 4401;
-const REPLACED = 4409;
-const ENDED = 4410;
-
 const MAX_PASTE = 1 << 20;
 const RETRY = [300, 700, 1500, 3000, 5000];
+const LOOK_AGAIN = 4000;
 const WARN_BEFORE = 10 * 60_000;
 
 let rfb = null;
@@ -103,18 +100,32 @@ function connect() {
 
 function closed(code) {
     socket = null;
-    if (code === ENDED) {
-        ended();
-    } else if (code === SIGNED_OUT) {
-        signedOut();
-    } else if (code === REPLACED) {
-        stand("replaced");
-        clearPicture();
-        veil(words.replaced, words.replacedHint, { solid: true, home: true, again: { say: words.takeBack, act: reconnect } });
-    } else {
-        keepPicture();
-        reconnect();
-    }
+    const after = { ended, "signed-out": signedOut, removed, replaced, unchecked, lost };
+    after[closedWith(code)]();
+}
+
+function lost() {
+    keepPicture();
+    reconnect();
+}
+
+function replaced() {
+    stand("replaced");
+    clearPicture();
+    veil(words.replaced, words.replacedHint, { solid: true, home: true, again: { say: words.takeBack, act: () => reconnect() } });
+}
+
+// The hub did not say for long whether this is still the person: no picture until it does.
+function unchecked() {
+    clearPicture();
+    attempts = 0;
+    reconnect({ say: words.unchecked, hint: words.uncheckedHint });
+}
+
+function removed() {
+    stand("removed");
+    clearPicture();
+    veil(words.removed, words.removedHint, { solid: true, home: true });
 }
 
 function ended() {
@@ -123,36 +134,39 @@ function ended() {
     veil(words.ended, words.endedHint, { solid: true, home: true });
 }
 
-function signedOut() {
+async function signedOut() {
     stand("signed-out");
     clearPicture();
     const again = { say: words.signIn, act: () => window.location.reload() };
-    veil(words.signedOut, words.signedOutHint, { solid: true, again });
+    const found = [];
+    for (let says = "unknown"; says !== "ended"; says = signedOutSays(found)) {
+        veil(words.signedOut, says === "runs" ? words.signedOutRuns : words.signedOutHint, { solid: true, again });
+        await new Promise((resume) => window.setTimeout(resume, LOOK_AGAIN));
+        found.push(await ask());
+        found.splice(0, found.length - 8);
+    }
+    ended();
 }
 
-async function reconnect() {
+async function reconnect(instead = null) {
     stand("reconnecting");
-    veil(words.reconnecting, attempts > 6 ? words.stillTrying : words.reconnectingHint, { busy: true });
+    const hint = attempts > 6 ? words.stillTrying : words.reconnectingHint;
+    veil(instead?.say ?? words.reconnecting, instead?.hint ?? hint, { busy: true, solid: instead !== null });
     const wait = RETRY[Math.min(attempts, RETRY.length - 1)];
     attempts += 1;
     await new Promise((resume) => window.setTimeout(resume, wait));
     const found = await ask();
-    ({ running: connect, ended, "signed-out": signedOut, silent: reconnect })[found]();
+    ({ running: connect, ended, "signed-out": signedOut, silent: () => reconnect(instead) })[found]();
 }
 
-// Is the session there? Once it is over its address leads to the hub, which redirects or says that nothing runs there.
+// Is the session there?
 async function ask() {
     try {
         const answer = await fetch(`${told.base}session`, {
             cache: "no-store", redirect: "manual", signal: AbortSignal.timeout(8000),
         });
-        if (answer.ok) {
-            return (await answer.json()).running ? "running" : "ended";
-        }
-        if (answer.type === "opaqueredirect" || answer.status === 404 || answer.status === 424) {
-            return "ended";
-        }
-        return answer.status === 401 || answer.status === 403 ? "signed-out" : "silent";
+        const running = answer.ok && (await answer.json()).running;
+        return toldBy({ status: answer.status, type: answer.type, running });
     } catch {
         return "silent";
     }

@@ -16,7 +16,7 @@ import pytest
 
 from orchestrator.workspaces.gateway import access, display, hub_login, relay, rfb
 from orchestrator.workspaces.gateway.hub_login import HubUnavailableError, Own, Visitor
-from orchestrator.workspaces.gateway.relay import SIGNED_OUT, RelayHandler
+from orchestrator.workspaces.gateway.relay import REMOVED, SIGNED_OUT, UNCHECKED, RelayHandler
 from tests.unit.workspaces.gateway import test_access, test_display, test_rfb
 
 NOT_REFUSED = pytest.raises(pytest.fail.Exception, match="DID NOT RAISE")
@@ -153,11 +153,11 @@ def closed_with(*answers: Visitor | None) -> int | None:
 def test_a_websocket_closes_when_the_hub_says_no_or_is_silent_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     assert closed_with(Visitor.OWN) is None
     assert closed_with(Visitor.OWN, Visitor.NOBODY) == SIGNED_OUT
-    assert closed_with(Visitor.OWN, Visitor.OTHER) == SIGNED_OUT
+    assert closed_with(Visitor.OWN, Visitor.OTHER) == REMOVED
     assert closed_with(Visitor.OWN, None, Visitor.OWN) is None, "a moment of silence ends nothing"
     assert relay.HUB_SILENCE == 30
     monkeypatch.setattr(relay, "HUB_SILENCE", 0.0)
-    assert closed_with(Visitor.OWN, None) == SIGNED_OUT
+    assert closed_with(Visitor.OWN, None) == UNCHECKED
 
 
 def test_without_an_end_to_silence_a_websocket_stays_open(monkeypatch: pytest.MonkeyPatch) -> None:
