@@ -23,6 +23,7 @@ from orchestrator.node import closings as room
 from orchestrator.node.closings import Closer, key_ids, returned
 from orchestrator.node.folders import Folders, archive_of, folder_name, home_key, project_key
 from orchestrator.node.journal import Journal
+from orchestrator.node.lease import Leases
 from orchestrator.node.volumes import Kind
 from orchestrator.terms import Event, Grant
 from tests.unit.node.apart import apart
@@ -86,9 +87,9 @@ class Bench:
                 image.parent.mkdir()
                 image.write_bytes(key_id.encode() * 100)
 
-    def closer(self) -> Closer:
-        """As after a start of the agent."""
-        self.folders = Folders(self.layout, self.ring)
+    def closer(self, node: str = "node-a") -> Closer:
+        """As after a start of the agent of a node."""
+        self.folders = Folders(self.layout, self.ring, Leases(node, f"boot-{node}"))
         return Closer(
             desk=self.desk,
             journal=Journal(self.desk),  # type: ignore[arg-type]
@@ -129,6 +130,82 @@ def benches(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
     for bench in made:
         for image in bench.layout.folders.rglob("disk.img"):
             room._immutable(image, wanted=False)
+
+
+# -- several agents -------------------------------------------------------------------------------------------
+def one_acts(bench: Bench) -> None:
+    """Two agents at the same time, of which the first is held up in the middle."""
+    other, acted = bench.closer("node-b"), []
+
+    def meanwhile(kind: str) -> None:
+        if kind == "folder.archive" and not acted:
+            acted.append(kind)
+            other.round()
+
+    record = bench.desk.record
+
+    def record_and_look(event: Event) -> int:
+        meanwhile(event.kind)
+        return record(event)
+
+    bench.desk.record = record_and_look  # type: ignore[method-assign]
+    bench.closer("node-a").round()
+    assert acted and bench.desk.told == [ClosingDone(done="archived")]
+    assert [event for event in bench.desk.events if event[1] == "started"] == [("folder.archive", "started")]
+
+
+def test_of_several_agents_exactly_one_puts_a_project_away(benches: Callable[..., Bench]) -> None:
+    bench = benches(ARCHIVE)
+    one_acts(bench)
+    assert not list(bench.layout.folders.rglob("lease-*"))
+
+
+def test_negative_control_without_a_lease_both_do(benches: Callable[..., Bench]) -> None:
+    with changed(Leases, "_judge", lambda *_: None), pytest.raises(AssertionError):
+        one_acts(benches(ARCHIVE))
+
+
+def waits_for_the_other_node(bench: Bench) -> None:
+    disk = bench.layout.folders / folder_name(home_key(MINE, "bob"))
+    elsewhere = Leases("node-b", "boot-b")
+    held = elsewhere.take(disk, lambda: True)
+    closer = bench.closer("node-a")
+    closer.round()
+    assert bench.desk.told == [] and disk.is_dir() and len(bench.keys(MINE)) == 4
+    # Nobody else opens any: what is in use now is the last of it.
+    with pytest.raises(RefusedError):
+        bench.folders.refuse_closed(MINE)
+    elsewhere.give_back(held)
+    bench.folders.leases._waiting.clear()
+    closer.round()
+    assert len(bench.desk.told) == 1
+
+
+@pytest.mark.parametrize("due", [ARCHIVE, DUE], ids=["archive", "destroy"])
+def test_a_folder_that_is_open_on_another_node_is_waited_for(benches: Callable[..., Bench], due: ClosingDue) -> None:
+    waits_for_the_other_node(benches(due))
+
+
+def test_negative_control_without_looking_it_is_destroyed_under_the_other_node_s_hands(
+    benches: Callable[..., Bench],
+) -> None:
+    with changed(Folders, "refuse_open_elsewhere", lambda self, ids: None), pytest.raises(AssertionError):
+        waits_for_the_other_node(benches(DUE))
+
+
+def test_a_folder_opened_at_the_moment_of_the_closing_is_given_back(benches: Callable[..., Bench]) -> None:
+    bench = benches(ARCHIVE)
+    bench.closer("node-a")
+    take = Leases.take
+
+    def closed_meanwhile(leases: Leases, folder: Path, ours: Callable[[], bool]) -> Any:
+        taken = take(leases, folder, ours)
+        archive_of(bench.layout.folders, MINE).mkdir(parents=True)
+        return taken
+
+    with changed(Leases, "take", closed_meanwhile), pytest.raises(RefusedError, match="project-closed"):
+        bench.folders.open(home_key(MINE, "ann"), 16)
+    assert not list(bench.layout.folders.rglob("lease-*")) and bench.folders.in_use() == []
 
 
 # -- archive --------------------------------------------------------------------------------------------------

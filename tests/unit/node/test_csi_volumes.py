@@ -6,6 +6,8 @@ import copy
 import json
 import os
 import subprocess
+import threading
+import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,6 +25,7 @@ from orchestrator.node.csi import AlreadyPublishedError, Asked, PublishedElsewhe
 from orchestrator.node.csi_volumes import READ_ONLY, PodKind, PodVolumes, probe_passed
 from orchestrator.node.grants import GrantDesk
 from orchestrator.node.journal import Journal
+from orchestrator.node.lease import HeldError, WaitError
 from orchestrator.node.pod_identity import PodName
 from orchestrator.node.pod_watch import PodWatch
 from orchestrator.node.views import Views
@@ -362,6 +365,114 @@ def comes_into_a_container(node: Node) -> None:
 
 def test_what_is_opened_and_taken_away_shows_in_the_running_container(tmp_path: Path) -> None:
     alone(comes_into_a_container, tmp_path)
+
+
+def side_by_side(node: Node) -> None:
+    token, at_once = node.token(node.grant()), threading.Barrier(6)
+    check = node.cluster.check
+
+    def slowly(asked: Asked, grant: Grant) -> PodName:
+        time.sleep(0.1)
+        return check(asked, grant)
+
+    node.cluster.check = slowly  # type: ignore[method-assign]
+
+    def one(kind: str) -> None:
+        at_once.wait()
+        node.pods.publish(node.asked(token, kind, read_only=PodKind(kind) in READ_ONLY))
+
+    threads = [threading.Thread(target=one, args=(kind,)) for kind in (*FILES, "view")]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert node.cluster.checked == 1 and len(node.left()) >= 6
+
+
+def test_volumes_that_are_asked_for_side_by_side_are_checked_once(tmp_path: Path) -> None:
+    alone(side_by_side, tmp_path)
+
+
+def nobody_is_held_up(node: Node) -> None:
+    slow, quick = node.grant("a"), node.grant("b")
+    quick = quick.model_copy(update={"project_id": "7" * 32})
+    node.publish_all(node.token(slow))
+    node.publish_all(node.token(quick), OTHER)
+    node.cluster.pass_probe()
+    goes_on, build = threading.Event(), Builder.build
+
+    def slowly(self: Builder, grant: Grant, *rest: Any) -> None:
+        if grant.session == slow.session:
+            assert goes_on.wait(20)
+        build(self, grant, *rest)
+
+    Builder.build = slowly  # type: ignore[method-assign, assignment]
+    until = time.monotonic() + 15
+    while not (quick_there := list(node.target("view", OTHER).iterdir())) and time.monotonic() < until:
+        node.pods.look(wait=False)
+        time.sleep(0.02)
+    assert quick_there, "another view that takes its time holds it up"
+    assert not list(node.target("view").iterdir())
+    node.cluster.pod = GrantError("changed")
+    while list(node.target("view", OTHER).iterdir()) and time.monotonic() < until:
+        node.pods.look(wait=False)
+        time.sleep(0.02)
+    assert not list(node.target("view", OTHER).iterdir()), "nor its end"
+    goes_on.set()
+
+
+def test_a_view_that_takes_its_time_holds_up_nobody_else_s_start_or_end(tmp_path: Path) -> None:
+    alone(nobody_is_held_up, tmp_path)
+
+
+def rests(node: Node) -> None:
+    node.publish_all(node.token(node.grant()))
+    node.cluster.pass_probe()
+    node.pods.look()
+    (node.target("home") / "note").write_text("mine")
+    node.pods.rest()
+    node.pods.look()
+    assert not list(node.target("home").iterdir()) and refused_to_write(node.target("home"))
+    assert list(node.target("view").iterdir()), "a view stays"
+    assert node.desk.kinds.count("workspace.stop") == 0
+    node.begin()
+    node.pods.look()
+    assert (node.target("home") / "note").read_text() == "mine"
+    node.unpublish_all()
+    assert node.left() == []
+
+
+def test_an_agent_that_ends_in_order_closes_homes_and_the_next_opens_them(tmp_path: Path) -> None:
+    alone(rests, tmp_path)
+
+
+def waits_for_the_word_of_another_node(node: Node) -> None:
+    node.publish_all(node.token(node.grant()))
+    node.cluster.pass_probe()
+    elsewhere: list[BulleError] = [WaitError("the folder was open on node node-b")]
+
+    def refuse(self: Any, key_ids: Iterable[str]) -> None:
+        if elsewhere:
+            raise elsewhere[0]
+
+    Plain.refuse_open_elsewhere = refuse  # type: ignore[method-assign, assignment]
+    for _ in range(20):
+        node.pods.look()
+    assert node.desk.kinds.count("key.release") == 1, "of the view; the log does not fill while a folder is waited for"
+    assert node.desk.kinds.count("workspace.stop") == 0 and not list(node.target("home").iterdir())
+    elsewhere.clear()
+    node.pods.look()
+    (node.target("home") / "note").write_text("mine")
+    assert node.desk.kinds.count("key.release") == 3
+    node.unpublish_all()
+    node.publish_all(node.token(node.grant("b")), OTHER)
+    elsewhere.append(HeldError("the folder is open on node node-b"))
+    node.pods.look()
+    assert node.desk.kinds[-1] == "workspace.stop" and not list(node.target("view", OTHER).iterdir())
+
+
+def test_a_folder_of_a_silent_node_is_waited_for_and_one_in_use_refused(tmp_path: Path) -> None:
+    alone(waits_for_the_word_of_another_node, tmp_path)
 
 
 # -- negative controls --------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,7 +31,7 @@ MINE = "a" * 32
 class Bench:
     """A machine with one session of three containers, and an authority that takes reports, or not."""
 
-    def __init__(self, tmp_path: Path) -> None:
+    def __init__(self, tmp_path: Path, kept: Path | None = None) -> None:
         self.seconds = 0.0
         self.running: dict[str, Grant] = {MINE: a_grant(MINE)}
         self.used = {"one": Used(10.0, 1e9), "two": Used(0.0, 0.5e9), "three": Used(0.0, 0.5e9)}
@@ -45,6 +46,7 @@ class Bench:
             desk=self,
             clock=lambda: BEGIN + timedelta(seconds=self.seconds),
             ticks=lambda: self.seconds,
+            kept=kept,
         )
 
     def grants(self, *states: State) -> list[Grant]:
@@ -109,6 +111,56 @@ def test_negative_control_without_the_split_all_is_in_one_month(bench: Bench, mo
     monkeypatch.setattr(room, "shares", lambda since, until: [("2026-12", 1.0)])
     with pytest.raises(AssertionError, match="two months"):
         splits_at_midnight(bench)
+
+
+def goes_on_with_the_next_agent(tmp_path: Path) -> None:
+    kept = tmp_path / "usage.json"
+    first = Bench(tmp_path, kept)
+    first.meter.sample()
+    first.pass_(100, cpu=30)
+    first.meter.sample()
+    # That agent ends; the session does not. The next one is there half a minute later.
+    then = Bench(tmp_path, kept)
+    then.seconds, then.used = 130.0, first.used
+    then.pass_(0, cpu=5)
+    then.meter = type(then.meter)(
+        sessions=SimpleNamespace(grants=then.grants),
+        runtime=SimpleNamespace(list=then.containers, used=then.look_at),  # type: ignore[arg-type]
+        folders=SimpleNamespace(size=then.sizes.get),  # type: ignore[arg-type]
+        state=tmp_path,
+        desk=then,
+        clock=lambda: BEGIN + timedelta(seconds=then.seconds),
+        ticks=lambda: then.seconds - 5000,  # another process, on a machine that began anew at that
+        kept=kept,
+    )
+    then.meter.sample()
+    told = then.told()["2026-11"]
+    assert (told.seconds, told.cpu_seconds) == (130.0, 45.0) and told.began == BEGIN
+    assert told.memory_gb_seconds == pytest.approx(2 * 130)
+    then.running = {}
+    then.meter.report()
+    then.meter.report()
+    assert json.loads(kept.read_text()) == []
+
+
+def test_what_a_session_used_goes_on_when_the_next_agent_takes_it_up(tmp_path: Path) -> None:
+    goes_on_with_the_next_agent(tmp_path)
+
+
+def test_negative_control_an_agent_that_forgets_begins_at_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Meter, "_keep", lambda self: None)
+    with pytest.raises(AssertionError):
+        goes_on_with_the_next_agent(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "[", "{}", "[1]", '[{"grant": {}}]'])
+def test_counts_that_cannot_be_read_begin_anew(tmp_path: Path, text: str) -> None:
+    (tmp_path / "usage.json").write_text(text)
+    again = Bench(tmp_path, tmp_path / "usage.json")
+    again.meter.sample()
+    assert again.told()
 
 
 def test_a_session_that_is_over_before_the_next_sample_used_something_too(tmp_path: Path) -> None:
