@@ -134,3 +134,27 @@ seccompProfile: {type: RuntimeDefault}
   to: {{- toYaml . | nindent 4 }}
   {{- end }}
 {{- end }}
+
+{{/* Waits until the control pod has made the data volume's folders. Kubelet would make the one that a container mounts
+(subPath) as root's, and then the control plane, which is not root, could not use it. */}}
+{{- define "bulle.waitForFolders" -}}
+- name: wait-for-folders
+  image: {{ include "bulle.image" (dict "root" . "name" "node") }}
+  imagePullPolicy: IfNotPresent
+  command: [/bin/sh, -c, "until [ -e /volumes/data/public/grant.pub.pem ]; do sleep 0.3; done"]
+  securityContext: {{- include "bulle.security" (dict "uid" 1013) | nindent 4 }}
+  resources: {requests: {cpu: 10m, memory: 16Mi}, limits: {cpu: 500m, memory: 64Mi}}
+  volumeMounts:
+    - {name: data, mountPath: /volumes/data, readOnly: true}
+{{- end }}
+
+{{/* What cannot be together, said before anything is installed. */}}
+{{- define "bulle.check" -}}
+{{- if not (regexMatch "^[a-z]" (include "bulle.fullname" .)) }}{{ fail "fullnameOverride: names of Services begin with a letter" }}{{ end -}}
+{{- if and .Values.demo.enabled (or .Values.ingress.enabled .Values.tls.secretName .Values.publicUrl) }}{{ fail "demo.enabled: the demonstration is on loopback, without publicUrl, ingress and tls" }}{{ end -}}
+{{- if and .Values.tls.secretName (hasPrefix "http:" .Values.publicUrl) }}{{ fail "tls.secretName: publicUrl must be https://" }}{{ end -}}
+{{- if and .Values.database.internal .Values.database.url }}{{ fail "database.internal and database.url: one of them" }}{{ end -}}
+{{- if and .Values.metrics.operator (not .Values.metrics.enabled) }}{{ fail "metrics.operator: there is nothing to ask without metrics.enabled" }}{{ end -}}
+{{- if and (eq .Values.custodian.kind "pkcs11") (not .Values.custodian.pkcs11.module) }}{{ fail "custodian.pkcs11.module: the library of the token" }}{{ end -}}
+{{- if ne (empty .Values.secrets.authorityTls) (empty .Values.secrets.nodeTls) }}{{ fail "secrets.authorityTls and secrets.nodeTls: both or none, because one authority signs both" }}{{ end -}}
+{{- end }}

@@ -132,6 +132,12 @@ def changed(values: Values, path: str, value: Any) -> Values:
         (HOSPITAL, "database.url", "postgresql://bulle:secret@db.example.org/bulle", "database/url"),
         (HOSPITAL, "custodian.kind", "vault", "custodian/kind"),
         (DEMO, "secrets.nodeTls", "mine", "both or none"),
+        (DEMO, "publicUrl", "https://bulle.example.org", "demo.enabled: the demonstration is on loopback"),
+        (DEMO, "tls.secretName", "web", "demo.enabled: the demonstration is on loopback"),
+        (DEMO, "metrics.operator", True, "metrics.operator: there is nothing to ask"),
+        (DEMO, "fullnameOverride", "9bulle", "fullnameOverride"),
+        (HOSPITAL, "database.internal", True, "database.internal and database.url"),
+        (HOSPITAL, "custodian.pkcs11.module", None, "custodian.pkcs11.module: the library"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_installed(
