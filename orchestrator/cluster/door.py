@@ -12,6 +12,7 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from orchestrator import logs
 from orchestrator.cluster.process import harden, now
@@ -19,8 +20,9 @@ from orchestrator.cluster.projects import Projects
 from orchestrator.cluster.sessions import Connects, PodSessions, connects
 from orchestrator.cluster.watch import DoorWatch
 from orchestrator.cluster_api import HttpsApi
-from orchestrator.config import Settings, load_settings, resolved
+from orchestrator.config import Settings, load_settings, resolved_in_time
 from orchestrator.errors import BulleError, SettingsError
+from orchestrator.governance.cards import SessionNews
 from orchestrator.governance.client import AuthorityClient
 from orchestrator.governance.grants import issuer_of
 from orchestrator.governance.keys import GRANT_PUBLIC, load_public_key
@@ -34,6 +36,13 @@ from orchestrator.workspaces.spec import images_of
 _AUTHORITY_SECONDS = 3.0
 
 
+class DoorAuthority(Authority, Protocol):
+    """What the door asks of the authority."""
+
+    def session_news(self, session: str) -> SessionNews:
+        """What a node agent told of a session."""
+
+
 @dataclass(frozen=True)
 class Door:
     """The door's parts, composed."""
@@ -45,7 +54,7 @@ class Door:
 
 
 def compose(
-    settings: Settings, api: HttpsApi, authority: Authority, *, clock: Clock = now, connects: Connects = connects
+    settings: Settings, api: HttpsApi, authority: DoorAuthority, *, clock: Clock = now, connects: Connects = connects
 ) -> Door:
     """A door; ``settings`` are resolved.
 
@@ -66,6 +75,7 @@ def compose(
         public_key=key,
         journal=journal,
         projects=projects,
+        news=authority.session_news,
         clock=clock,
         connects=connects,
     )
@@ -91,7 +101,7 @@ def serve(settings: Settings) -> None:
     """
     logs.configure("door", settings.logs)
     harden()
-    settings = resolved(settings)
+    settings = resolved_in_time(settings)
     authority = AuthorityClient(settings.layout.socket("cluster"), timeout=_AUTHORITY_SECONDS)
     door = compose(settings, HttpsApi.of_the_cluster(), authority)
     door.watch.start()

@@ -38,6 +38,7 @@ from orchestrator.errors import (
     SettingsError,
     UnavailableError,
 )
+from orchestrator.governance.cards import SessionNews
 from orchestrator.governance.grants import LIFETIME, issuer_of, verify_grant
 from orchestrator.node.grants import Clock, GrantDesk
 from orchestrator.node.journal import Journal
@@ -57,6 +58,8 @@ _GONE = 20.0
 _STARTING = (State.STARTING, State.PROVING, State.MOUNTING)
 
 Connects = Callable[[str, int], bool]
+#: what a node agent told of a session
+NewsOf = Callable[[str], SessionNews]
 
 
 def connects(host: str, port: int) -> bool:
@@ -123,6 +126,7 @@ class PodSessions:
         public_key: Ed25519PublicKey,
         journal: Journal,
         projects: Projects,
+        news: NewsOf,
         clock: Clock = lambda: datetime.now(UTC),
         connects: Connects = connects,
     ) -> None:
@@ -136,6 +140,7 @@ class PodSessions:
         self._key = public_key
         self._journal = journal
         self._projects = projects
+        self._news = news
         self._clock = clock
         self._connects = connects
         self._labels = f"{LABEL_DEPLOYMENT}={settings.deployment}"
@@ -289,7 +294,7 @@ class PodSessions:
                 if (failed := pods.failure(pod)) is not None:
                     raise failed
                 self._follow(session, pod, report)
-                if self._is_up(session, pod):
+                if self._is_up(session, pod) and self._is_open(session):
                     return
                 held = pods.held_up(pod)
                 if held is not None and now - began > half:
@@ -322,6 +327,20 @@ class PodSessions:
             return False
         session.host = host
         return pods.is_ready(pod) or self._connects(host, BRIDGE_PORT)
+
+    def _is_open(self, session: PodSession) -> bool:
+        """Whether the node agent has opened view, home and project folder, as the authority heard of it.
+
+        Raises:
+            NodeError: it could not, and why: else a researcher would look at a desktop that never comes.
+        """
+        try:
+            news = self._news(session.grant.session)
+        except UnavailableError:
+            return False
+        if news.ended is not None:
+            raise NodeError(f"the node agent ended the session: {news.ended}", hint="see the audit log")
+        return news.opened
 
     def _events(self, session: PodSession) -> list[Manifest]:
         try:

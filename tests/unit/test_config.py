@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator.config import Settings, load_settings, resolved
+from orchestrator.config import Settings, load_settings, resolved, resolved_in_time
 from orchestrator.errors import SettingsError
 from orchestrator.workspaces.spec import images_of
 
@@ -212,3 +212,19 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None
 def test_an_absent_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"none\.yaml"):
         load_settings(tmp_path / "none.yaml")
+
+
+def test_a_name_that_is_not_known_yet_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.config.time.sleep", lambda _: None)
+    answers = iter([OSError("no such name"), OSError("no such name")])
+
+    def look_up(name: str) -> list[str]:
+        if (fault := next(answers, None)) is not None:
+            raise fault
+        return ["10.96.0.7"]
+
+    settings = Settings.model_validate({**GOOD, "kubernetes": {"hub": ["bulle-hub.bulle.svc:8081"]}})
+    found = resolved_in_time(settings, 5, look_up).kubernetes
+    assert found is not None and found.hub == ("10.96.0.7:8081",)
+    with pytest.raises(SettingsError, match="has no address"):
+        resolved_in_time(settings, 0, lambda name: [])

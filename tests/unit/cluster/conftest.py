@@ -19,6 +19,7 @@ from orchestrator.cluster.namespaces import Namespaces
 from orchestrator.cluster.rights import Part
 from orchestrator.config import Settings
 from orchestrator.errors import UnavailableError
+from orchestrator.governance.cards import SessionNews
 from orchestrator.governance.grants import issuer_of, sign_grant
 from orchestrator.governance.keys import GRANT_PUBLIC
 from orchestrator.node.sessions import Described, Step
@@ -37,6 +38,7 @@ class Authority:
         self.events: list[Event] = []
         self.refuses: dict[str, str] = {}
         self.silent = False
+        self.news: dict[str, SessionNews] = {}
 
     def record(self, event: Event) -> int:
         if self.silent:
@@ -55,6 +57,11 @@ class Authority:
             )
             for each in claims
         ]
+
+    def session_news(self, session: str) -> SessionNews:
+        if self.silent:
+            raise UnavailableError("the authority is away")
+        return self.news.get(session, SessionNews(opened=True))
 
     def kinds(self) -> list[str]:
         return [f"{each.kind} {each.outcome}" for each in self.events]

@@ -25,6 +25,7 @@ from orchestrator.errors import (
     RefusedError,
     UnavailableError,
 )
+from orchestrator.governance.cards import SessionNews
 from orchestrator.node import asking
 from orchestrator.node.sessions import AbortedError, State, Step
 from orchestrator.workspaces.pod import workspace_pod
@@ -244,6 +245,27 @@ def test_a_volume_that_the_node_agent_refuses_ends_the_start_with_its_words(open
     open_stage.cluster.meddle = refuse
     with pytest.raises(RefusedError, match="not this pod"):
         open_stage.start(open_stage.grant())
+    assert open_stage.left() == []
+
+
+def test_a_start_is_over_when_the_node_agent_has_opened_the_data(open_stage: Stage) -> None:
+    grant = open_stage.grant()
+    open_stage.authority.news[grant.session] = SessionNews()
+
+    def opens() -> None:
+        open_stage.authority.news[grant.session] = SessionNews(opened=True)
+
+    threading.Timer(0.6, opens).start()
+    began = time.monotonic()
+    open_stage.start(grant)
+    assert time.monotonic() - began > 0.5
+
+
+def test_a_view_that_cannot_be_opened_ends_the_start_with_the_agent_s_words(open_stage: Stage) -> None:
+    grant = open_stage.grant()
+    open_stage.authority.news[grant.session] = SessionNews(ended="the key is not released")
+    with pytest.raises(NodeError, match="the key is not released"):
+        open_stage.start(grant)
     assert open_stage.left() == []
 
 
