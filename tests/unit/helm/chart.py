@@ -149,5 +149,5 @@ def decoded(secret: Manifest) -> dict[str, bytes]:
 
 def settings_text(objects: list[Manifest]) -> str:
     """The settings file of a release."""
-    (found,) = [each for each in of_kind(objects, "ConfigMap") if "bulle.yaml" in each["data"]]
+    (found,) = [each for each in of_kind(objects, "ConfigMap") if "bulle.yaml" in each.get("data", {})]
     return str(found["data"]["bulle.yaml"])
