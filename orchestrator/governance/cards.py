@@ -544,12 +544,14 @@ class NodeReport(Value):
     """What the node agent measured (``POST /v1/usage``)."""
 
     machine: Machine
+    #: of a cluster; empty on one machine
+    node: Annotated[str, Field(max_length=253)] = ""
     sessions: Annotated[tuple[SessionUsage, ...], Field(max_length=1000)] = ()
     folders: Annotated[tuple[FolderSize, ...], Field(max_length=1000)] = ()
 
 
 class NodeHealth(Value):
-    """What the node agent last said of its machine."""
+    """What the node agent last said of its machine; on a cluster, what all nodes have together."""
 
     heard_at: datetime | None
     sessions: int

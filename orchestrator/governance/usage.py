@@ -81,7 +81,7 @@ class _Checked:
 
 @dataclass(frozen=True)
 class _Reported:
-    """The machine at the node agent's last report."""
+    """A machine at its node agent's last report."""
 
     at: datetime
     machine: Machine
@@ -181,7 +181,8 @@ class Usage(Desk):
     #: the node agent's last words; each is put in place whole, so that threads need no lock
     _checked: _Checked | None = None
     _hearing = threading.Lock()
-    _reported: _Reported | None = None
+    #: by the node's name; one of which nothing was heard for VANISHED is left away
+    _reported: Mapping[str, _Reported] = {}
 
     @property
     def node_heard_at(self) -> datetime | None:
@@ -209,7 +210,9 @@ class Usage(Desk):
         A session that was not heard of for :data:`VANISHED` is ended at its last report.
         """
         now = self._clock()
-        self._reported = _Reported(now, report.machine)
+        with self._hearing:
+            heard = {node: told for node, told in self._reported.items() if now - told.at < VANISHED}
+            self._reported = heard | {report.node: _Reported(now, report.machine)}
         with self._store.write() as session:
             known = _known(session, [*report.sessions, *report.folders])
             rows = _rows_of(session, report.sessions)
@@ -325,13 +328,14 @@ class Usage(Desk):
 
     def health(self, by: str) -> Health:
         """How the machine and the deployment do, as the node agent last said it."""
-        checked, machine = self._checked, self._reported
+        checked, machines = self._checked, self._reported
         with self._store.read() as session:
             self._judge_read(session, by, Action.HEALTH_READ)
             unsent = session.scalar(select(func.count()).select_from(NoticeRow).where(NoticeRow.sent_at.is_(None)))
             running = self._running(session, checked)
-        heard = [one.at for one in (checked, machine) if one is not None]
-        last = _NOTHING if machine is None else machine.machine
+        heard = [] if checked is None else [checked.at]
+        heard += [told.at for told in machines.values()]
+        last = _together([told.machine for told in machines.values()])
         return Health(
             version=_version(),
             node=NodeHealth(heard_at=max(heard, default=None), sessions=len(running), **last.model_dump()),
@@ -361,6 +365,21 @@ class Usage(Desk):
             RunningSession(session=name, person=person, project=slugs.get(project, (project, ""))[0], since=since)
             for name, person, project, since in sorted(found, key=lambda each: (each[3], each[0]))
         )
+
+
+def _together(machines: Sequence[Machine]) -> Machine:
+    """What several nodes have: each its own processors and memory, all the same disks."""
+    if not machines:
+        return _NOTHING
+    shared = max(machines, key=lambda each: each.storage_total_gb)
+    return Machine(
+        cpus=sum(each.cpus for each in machines),
+        load=sum(each.load for each in machines),
+        memory_total_gb=sum(each.memory_total_gb for each in machines),
+        memory_free_gb=sum(each.memory_free_gb for each in machines),
+        storage_total_gb=shared.storage_total_gb,
+        storage_free_gb=shared.storage_free_gb,
+    )
 
 
 def _began(rows: Mapping[str, UsageRow], name: str, otherwise: datetime) -> datetime:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from orchestrator.errors import UnavailableError
 from orchestrator.moving.archive import Copied
+from orchestrator.node.lease import held_by
 
 #: seconds for which people wait at most when they save while their home is copied
 PATIENCE = 60
@@ -38,6 +39,7 @@ class Image:
     _before: os.stat_result
     _frozen: subprocess.Popen[bytes] | None = None
     _cloned: bool = False
+    _elsewhere: bool = False
 
     def copied(self) -> Copied:
         """How it was copied; to be asked when it was read and before the block is left."""
@@ -47,7 +49,9 @@ class Image:
             return "crash-consistent" if self._frozen.poll() is None else "changed"
         now = os.fstat(self.descriptor)
         same = (now.st_mtime_ns, now.st_size) == (self._before.st_mtime_ns, self._before.st_size)
-        return "whole" if same and not os.path.ismount(self._mount) else "changed"
+        # Open on another node of a cluster: nobody here can hold its writers up.
+        alone = not self._elsewhere and held_by(self._path.parent) is None
+        return "whole" if same and alone and not os.path.ismount(self._mount) else "changed"
 
 
 @contextmanager
@@ -64,6 +68,7 @@ def still(path: Path, mount: Path, patience: int = PATIENCE) -> Iterator[Image]:
     frozen: subprocess.Popen[bytes] | None = None
     try:
         image = Image(descriptor, path, mount, os.fstat(descriptor))
+        image._elsewhere = held_by(path.parent) is not None
         if os.path.ismount(mount):
             frozen = _freeze(mount, patience)
             copy = None if frozen is None else _clone(path, descriptor)

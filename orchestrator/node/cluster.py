@@ -173,6 +173,8 @@ def _serve(
     settings: Settings, kubelet: Path, parts: Callable[[Settings], ClusterParts], ended: threading.Event
 ) -> None:
     beginning, node, layout = Beginning(ended), node_name(), settings.layout
+    # Of an agent that was killed: whoever looks for them would take this one for one that serves.
+    _unlink_sockets(kubelet)
     for each in (kubelet, layout.mounts):
         if not mounts.is_shared(each):
             _log.error("%s does not hand mounts on: no pod will see its data; see docs/csi.md, propagation", each)
@@ -240,8 +242,12 @@ def _serve_kubelet(kubelet: Path, volumes: PodVolumes, node: str, rounds: Rounds
         registry.stop(grace=0).wait()
         driver.stop(grace=5).wait()
         rounds.stop()
-        for path in (registry_socket(kubelet), csi_socket(kubelet)):
-            path.unlink(missing_ok=True)
+        _unlink_sockets(kubelet)
+
+
+def _unlink_sockets(kubelet: Path) -> None:
+    for path in (registry_socket(kubelet), csi_socket(kubelet)):
+        path.unlink(missing_ok=True)
 
 
 def _rounds(
@@ -262,6 +268,7 @@ def _rounds(
         clock=now,
         ticks=time.monotonic,
         kept=layout.mounts / "pods" / _KEPT,
+        node=node_name(),
     )
     closer = Closer(
         desk=parts.authority,

@@ -165,6 +165,7 @@ class Meter:
         clock: Clock,
         ticks: Callable[[], float],
         kept: Path | None = None,
+        node: str = "",
     ) -> None:
         self._sessions = sessions
         self._runtime = runtime
@@ -179,6 +180,7 @@ class Meter:
         self._used: dict[tuple[str, str], str] = {}
         self._sizes: dict[tuple[str, str], float] = {}
         self._kept = kept
+        self._node = node
         if kept is not None:
             self._take_up(kept)
 
@@ -284,7 +286,10 @@ class Meter:
         for at in range(0, max(len(lines), len(folders), 1), MOST):
             self._desk.report_usage(
                 NodeReport(
-                    machine=machine, sessions=tuple(lines[at : at + MOST]), folders=tuple(folders[at : at + MOST])
+                    machine=machine,
+                    node=self._node,
+                    sessions=tuple(lines[at : at + MOST]),
+                    folders=tuple(folders[at : at + MOST]),
                 )
             )
         for name in ended:

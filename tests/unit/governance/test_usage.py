@@ -21,7 +21,7 @@ from orchestrator.governance.identity import OPERATOR
 from orchestrator.governance.operations.usage import OPERATIONS
 from orchestrator.governance.rules import TABLE, Action, Fact, Rule
 from orchestrator.governance.store import StorageRow, UsageRow
-from orchestrator.governance.usage import QUOTA_USED, Usage
+from orchestrator.governance.usage import QUOTA_USED, VANISHED, Usage
 from orchestrator.terms import SessionClaim
 from tests.unit.governance.places import GRANT_KEY, START, Place, create
 
@@ -438,6 +438,25 @@ def test_a_process_that_hears_no_node_agent_knows_what_runs_by_its_reports(sleep
     report(sleep, told(sleep, seen=START), told(sleep, TWO, seen=START, ended=START))
     other: Usage = type(sleep.governance)(sleep.store, sleep.audit, sleep.clock, sleep.governance._catalogue, Policy())
     assert [each.session for each in other.health(OPERATOR).sessions] == [ONE]
+
+
+def all_nodes_count(here: Place) -> None:
+    """Three nodes tell, and one of them is not heard of again."""
+    for node, session in (("node-a", ONE), ("node-b", TWO), ("node-c", "")):
+        lines = (told(here, session),) if session else ()
+        here.governance.record_usage(NodeReport(machine=MACHINE, node=node, sessions=lines))
+    assert {row.session for row in rows(here)} == {ONE, TWO}, "each tells of its own"
+    node = here.governance.health("admin").node
+    assert (node.cpus, node.load, node.memory_total_gb, node.memory_free_gb) == (24, 4.5, 192, 96)
+    assert (node.storage_total_gb, node.storage_free_gb) == (1000, 600), "the same disks"
+    here.clock.now += VANISHED + timedelta(seconds=1)
+    here.governance.record_usage(NodeReport(machine=MACHINE, node="node-a"))
+    assert here.governance.health("admin").node.cpus == 8
+    assert sum(row.seconds for row in rows(here)) == 7200
+
+
+def test_what_several_nodes_tell_is_added_up_and_a_lost_one_left_away(sleep: Place) -> None:
+    all_nodes_count(sleep)
 
 
 @pytest.mark.parametrize("person", ["custodian", "lead", "researcher", "outsider"])

@@ -7,6 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
 from pyrage import x25519
 
 from orchestrator.config import Uid, load_settings
@@ -15,6 +16,7 @@ from orchestrator.moving.images import still
 from orchestrator.moving.transfer import transfer_identity
 from orchestrator.node import mounts
 from orchestrator.node.folders import Folders, folder_name, home_key, project_key
+from orchestrator.node.lease import Leases
 from tests.unit.moving.stage import Deployment, clock, signer_of
 from tests.unit.node.apart import apart
 
@@ -162,3 +164,29 @@ def test_negative_control_without_the_child_that_thaws_it_stays_frozen(folder: P
             subprocess.run(["rm", "-rf", disk], check=True)
 
     apart(body)
+
+
+def open_on_another_node(folder: Path) -> None:
+    image = folder / "disk.img"
+    image.write_bytes(b"x" * 4096)
+    elsewhere = Leases("another-node", "another-boot")
+    with still(image, folder / "mount") as copied:
+        assert copied.copied() == "whole"
+    held = elsewhere.take(folder, lambda: True)
+    with still(image, folder / "mount") as copied:
+        # It was closed before the copy was whole: what lies in the copy was written at different times all the same.
+        elsewhere.give_back(held)
+        assert copied.copied() == "changed"
+    with still(image, folder / "mount") as copied:
+        elsewhere.take(folder, lambda: True)
+        assert copied.copied() == "changed"
+
+
+def test_an_image_that_another_node_has_open_is_never_said_to_be_whole(tmp_path: Path) -> None:
+    open_on_another_node(tmp_path)
+
+
+def test_negative_control_without_a_look_at_leases_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "held_by", lambda folder: None)
+    with pytest.raises(AssertionError):
+        open_on_another_node(tmp_path)

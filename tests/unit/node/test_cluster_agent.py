@@ -132,6 +132,9 @@ def it_waits(node: Node, lack: Callable[[Agent], Callable[[], None]]) -> None:
     agent = Agent(node)
     cluster.PATIENCE = 0.2
     comes = lack(agent)
+    for each in (csi_socket(node.kubelet), registry_socket(node.kubelet)):
+        each.parent.mkdir(parents=True)
+        each.touch()  # of an agent that was killed
     agent.serving.start()
     time.sleep(0.8)
     assert not agent.serves and agent.serving.is_alive(), "kubelet is told of nobody who cannot serve"
