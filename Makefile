@@ -19,6 +19,7 @@ test: ## set everything up for the tests and pass them all
 	@.venv/bin/python -m pytest -n 2 --dist worksteal tests/unit
 	@.venv/bin/python -m orchestrator.machine.images
 	@.venv/bin/python -m pytest tests/integration
+	@.venv/bin/python -m pytest tests/cluster
 
 unit:
 	@$(PREPARE) test
@@ -29,9 +30,8 @@ integration:
 	@.venv/bin/python -m orchestrator.machine.images
 	@.venv/bin/python -m pytest tests/integration
 
-cluster-test: ## workspaces' pods on a real Kubernetes, which it builds (once), starts and stops
+cluster-test: ## the chart on a real Kubernetes, which it builds (once), starts and stops
 	@$(PREPARE) test
-	@.venv/bin/python -m orchestrator.machine.images gateway sandbox node
 	@.venv/bin/python -m pytest tests/cluster
 
 lint: ## ruff, mypy strict, import-linter
@@ -55,6 +55,7 @@ lock: ## resolve the dependencies again; records no download address
 	@.venv/bin/python -m pip install -q uv
 	@.venv/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q pyproject.toml -o images/requirements.lock
 	@.venv/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q --extra test -c images/requirements.lock pyproject.toml -o tests/requirements.lock
+	@.venv/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q tests/unit/helm/requirements.in -o tests/unit/helm/requirements.lock
 
 clean:
 	rm -rf build .venv

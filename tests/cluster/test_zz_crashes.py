@@ -24,6 +24,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "kubernetes.md"
 #: containers of the control plane, and what keeps the node
 CONTROL = ("hub", "proxy", "portal", "authority", "database", "door")
 NODE = ("kubelet", "containerd")
+AGAIN, BY_ITSELF = "goes on when the page is loaded again", "goes on by itself"
 #: how long a part may be away before somebody must look
 PATIENCE = 90
 
@@ -93,14 +94,12 @@ def test_a_part_is_killed_with_a_desktop_running(part: str, desktop: Desktop, li
     away = time.monotonic() - began
     # The very same pod: nobody's desktop was begun anew behind their back.
     assert [each["metadata"]["uid"] for each in live.workspaces()] == [pod]
-    what = promised()[part]
-    if "goes on" in what:
-        if "reload" in what:
-            desktop.page.reload()
-            desktop.page.wait_for_selector("html[data-bulle=pixels]", state="attached", timeout=60_000)
-            until(lambda: desktop.works("after"), 60, "the desktop works when the page was loaded again")
-        else:
-            assert desktop.works("after"), "the open page goes on by itself"
+    if promised()[part] == AGAIN:
+        desktop.page.reload()
+        desktop.page.wait_for_selector("html[data-bulle=pixels]", state="attached", timeout=60_000)
+    else:
+        assert promised()[part] == BY_ITSELF
+    until(lambda: desktop.works("after"), 60, "what is typed arrives in the home")
     assert plain_files() == []
     print(f"{part}: people can log in and start again {away:.1f} s after the kill")
 
