@@ -52,6 +52,7 @@ _FOLDER: Json = {"type": "string", "pattern": r"^/[A-Za-z0-9._/-]*[A-Za-z0-9]$"}
 FORMS: tuple[tuple[str, Json], ...] = (
     (r"images\.pullSecrets", {"type": "array", "items": _NAME}),
     (r"images\.prePull", {"type": "boolean"}),
+    (r"images\.ahead", {"type": "array", "items": {**_IMAGE, "minLength": 1}, "uniqueItems": True}),
     (r"images\..*", _IMAGE),
     (r"deployment", {"type": "string", "pattern": r"^$|^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"}),
     # names of objects are made of it, up to `-authority-tls`
@@ -68,6 +69,15 @@ FORMS: tuple[tuple[str, Json], ...] = (
     (r"database\.url", {"type": "string", "pattern": r"^$|^postgresql://[^:@/]+@[^/?#]+/[^/?#]+$"}),
     (r"secrets\..*|files|.*\.(secretName|existingSecret|pinSecret|tlsSecret|existingClaim)", _NAME),
     (r".*\.resources", _RESOURCES),
+    (r"namespace\.quota", _AMOUNTS),
+    (
+        r"namespace\.limitRange",
+        {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": dict.fromkeys(("max", "min", "default", "defaultRequest", "maxLimitRequestRatio"), _AMOUNTS),
+        },
+    ),
     (r".*\.(nodeSelector|annotations)", _TEXTS),
     (r".*\.affinity", {"type": "object"}),
     (r".*\.(tolerations|ingressFrom|egressTo|apiServer|metricsFrom)", _OBJECTS),

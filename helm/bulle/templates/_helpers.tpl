@@ -154,6 +154,8 @@ seccompProfile: {type: RuntimeDefault}
 {{- if and .Values.demo.enabled (or .Values.ingress.enabled .Values.tls.secretName .Values.publicUrl) }}{{ fail "demo.enabled: the demonstration is on loopback, without publicUrl, ingress and tls" }}{{ end -}}
 {{- if and .Values.tls.secretName (hasPrefix "http:" .Values.publicUrl) }}{{ fail "tls.secretName: publicUrl must be https://" }}{{ end -}}
 {{- if and .Values.database.internal .Values.database.url }}{{ fail "database.internal and database.url: one of them" }}{{ end -}}
+{{- if and .Values.images.ahead (not .Values.images.prePull) }}{{ fail "images.ahead: only with images.prePull" }}{{ end -}}
+{{- if hasKey .Values.namespace.quota "limits.cpu" }}{{ fail "namespace.quota: not of limits.cpu, because node agents have no limit of it and would not start" }}{{ end -}}
 {{- if and .Values.metrics.operator (not .Values.metrics.enabled) }}{{ fail "metrics.operator: there is nothing to ask without metrics.enabled" }}{{ end -}}
 {{- if and (eq .Values.custodian.kind "pkcs11") (not .Values.custodian.pkcs11.module) }}{{ fail "custodian.pkcs11.module: the library of the token" }}{{ end -}}
 {{- if ne (empty .Values.secrets.authorityTls) (empty .Values.secrets.nodeTls) }}{{ fail "secrets.authorityTls and secrets.nodeTls: both or none, because one authority signs both" }}{{ end -}}

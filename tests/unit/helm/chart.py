@@ -34,7 +34,11 @@ DEMO: Values = {
 }
 #: a hospital's: ingress, its own provider and database, a token for the key, monitoring
 HOSPITAL: Values = {
-    "images": {**IMAGES, "pullSecrets": ["registry"]},
+    "images": {
+        **IMAGES,
+        "pullSecrets": ["registry"],
+        "ahead": [f"registry.example.org/bulle/sandbox@sha256:{'9' * 64}"],
+    },
     "publicUrl": "https://bulle.example.org",
     "ingress": {"enabled": True, "className": "nginx", "tlsSecret": "bulle-web", "annotations": {"a/b": "c"}},
     "settings": {
@@ -66,6 +70,7 @@ HOSPITAL: Values = {
     "metrics": {"enabled": True, "operator": True, "dashboard": True},
     "node": {"nodeSelector": {"tier": "research"}, "tolerations": [{"key": "research", "operator": "Exists"}]},
     "networkPolicy": {"egressTo": [{"ipBlock": {"cidr": "192.0.2.0/24"}}]},
+    "namespace": {"quota": {"pods": "40", "limits.memory": "64Gi"}, "limitRange": {"max": {"memory": "16Gi"}}},
 }
 #: everything that the chart can make itself, and everything that runs
 INSIDE: Values = {
@@ -87,6 +92,7 @@ EXISTING: Values = {
     "persistence": {"control": {"existingClaim": "c"}, "data": {"existingClaim": "d"}},
     "tls": {"secretName": "t"},
     "priorityClasses": {"create": False},
+    "control": {"disruptionBudget": False},
     "networkPolicy": {"enabled": False},
 }
 DEPLOYMENTS: dict[str, Values] = {"demo": DEMO, "hospital": HOSPITAL, "inside": INSIDE, "existing": EXISTING}

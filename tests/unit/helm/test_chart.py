@@ -116,6 +116,10 @@ def changed(values: Values, path: str, value: Any) -> Values:
         (DEMO, "images.controler", "x", "controler"),
         (DEMO, "images.node", "registry.example.org/bulle/node:latest", "images/node"),
         (DEMO, "images.node", None, "name the image by its content"),
+        (DEMO, "images.ahead", ["registry.example.org/bulle/sandbox:next"], "images/ahead"),
+        (HOSPITAL, "images.prePull", False, "images.ahead: only with images.prePull"),
+        (DEMO, "namespace.quota", {"limits.cpu": "4"}, "namespace.quota: not of limits.cpu"),
+        (DEMO, "namespace.limitRange", {"maximum": {}}, "maximum"),
         (DEMO, "settings", {"workspace": {"idle_minuets": 5}}, "idle_minuets"),
         (DEMO, "settings", {"workspace": {"idle_minutes": "never"}}, "idle_minutes"),
         (DEMO, "settings", {"listen": "0.0.0.0:80"}, "listen"),
@@ -604,11 +608,19 @@ def test_monitoring_asks_with_the_token_and_has_the_rules() -> None:
 
 def test_images_of_workspaces_are_on_every_node_of_theirs() -> None:
     pod = pods(rendered("hospital"))[f"{NAME}-images"]
-    assert {each["image"] for each in containers(pod)} == {
-        DEPLOYMENTS["hospital"]["images"][name] for name in ("gateway", "sandbox")
-    }
+    images = DEPLOYMENTS["hospital"]["images"]
+    assert [each["image"] for each in containers(pod)] == [images["gateway"], images["sandbox"], *images["ahead"]]
     assert pod["spec"]["nodeSelector"] == {"tier": "research"} and pod["spec"]["tolerations"]
     assert f"{NAME}-images" not in pods(rendered("existing"))
+
+
+def test_limits_of_the_namespace_and_the_disruption_budget_are_the_administrator_s() -> None:
+    hospital = rendered("hospital")
+    assert find(hospital, "ResourceQuota", NAME)["spec"] == {"hard": HOSPITAL["namespace"]["quota"]}
+    assert find(hospital, "LimitRange", NAME)["spec"] == {"limits": [{"type": "Container", "max": {"memory": "16Gi"}}]}
+    assert find(hospital, "PodDisruptionBudget", f"{NAME}-control")["spec"]["minAvailable"] == 1
+    assert not list(of_kind(rendered("demo"), "ResourceQuota", "LimitRange"))
+    assert not list(of_kind(rendered("existing"), "PodDisruptionBudget"))
 
 
 def test_the_release_s_own_test_can_do_nothing() -> None:

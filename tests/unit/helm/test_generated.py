@@ -50,6 +50,8 @@ def test_nothing_below_the_root_is_open_but_what_must_be() -> None:
         *(f"{part}.{key}" for part in ("control", "node") for key in ("annotations", "nodeSelector")),
         *(f"{part}.resources.{key}" for part in ("control", "node") for key in ("requests", "limits")),
         "control.affinity",
+        "namespace.quota",
+        *(f"namespace.limitRange.{key}" for key in ("max", "min", "default", "defaultRequest", "maxLimitRequestRatio")),
         "$Oidc.group_roles",
         "$TermsOfUse.files",
         "$Kubernetes.node_selector",
