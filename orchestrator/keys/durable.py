@@ -26,9 +26,30 @@ def mode_in(folder: Path, mode: int) -> int:
     On a cluster the node agents (root) and the administrator's tools (the authority's user) keep one key ring: its
     folder is set-gid and its group may write. On one machine the folder is root's alone.
     """
+    return mode | (mode & 0o700) >> 3 if _is_shared(folder) else mode
+
+
+def _is_shared(folder: Path) -> bool:
     found = folder.stat().st_mode
-    shared = found & stat.S_ISGID and found & stat.S_IWGRP
-    return mode | (mode & 0o700) >> 3 if shared else mode
+    return bool(found & stat.S_ISGID and found & stat.S_IWGRP)
+
+
+def let_group_read(path: Path, shared: Path) -> None:
+    """Let the group read what lies at ``path``, if the folder ``shared``, below which it is, is shared with it.
+
+    So the tools of a cluster carry into a backup what only node agents write.
+
+    Raises:
+        OSError: it is not there, or a link.
+    """
+    if not _is_shared(shared):
+        return
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        mode = stat.S_IMODE(os.fstat(handle).st_mode)
+        os.fchmod(handle, mode | (mode & 0o500) >> 3)
+    finally:
+        os.close(handle)
 
 
 def _write_unfinished(path: Path, content: bytes, mode: int) -> Path:

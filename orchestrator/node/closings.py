@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from orchestrator.errors import BulleError, ConflictError, NodeError
 from orchestrator.governance.cards import ClosingDone, ClosingDue
-from orchestrator.keys.durable import replace, sync_folder
+from orchestrator.keys.durable import let_group_read, replace, sync_folder
 from orchestrator.keys.ring import KEY_SUFFIX
 from orchestrator.node.folders import Folders, archive_of, folder_name, home_key, project_key
 from orchestrator.node.journal import Journal
@@ -63,6 +63,7 @@ class Archive:
             for each in (place.parent, place):
                 if each.is_symlink() or not each.is_dir():
                     raise NodeError(f"{each} is not a folder", hint="find out who put it there")
+                let_group_read(each, self._folders)
             sync_folder(place.parent)
             sync_folder(self._folders)
 
@@ -80,6 +81,7 @@ class Archive:
                 (source / _UNFINISHED).unlink(missing_ok=True)
                 with suppress(FileNotFoundError):
                     _seal(source / _DISK)
+                    let_group_read(source / _DISK, self._folders)
                 source.rename(target)
                 sync_folder(target.parent)
                 sync_folder(self._folders)
@@ -123,7 +125,9 @@ class Archive:
     def keep(self, project_id: str, plan: Plan) -> None:
         """Write down what is going to be destroyed."""
         with _told("the plan could not be written"):
-            replace(archive_of(self._folders, project_id) / _PLAN, plan.model_dump_json().encode())
+            path = archive_of(self._folders, project_id) / _PLAN
+            replace(path, plan.model_dump_json().encode())
+            let_group_read(path, self._folders)
 
 
 def returned(folders: Path, keyring: Path) -> list[Path]:

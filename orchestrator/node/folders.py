@@ -20,6 +20,7 @@ from pathlib import Path
 
 from orchestrator.config import Layout, Uid
 from orchestrator.errors import CustodyError, NodeError, RefusedError
+from orchestrator.keys.durable import let_group_read
 from orchestrator.node import mounts
 from orchestrator.node.lease import Lease, Leases
 from orchestrator.node.ports import Keys
@@ -172,6 +173,7 @@ class Folders:
             self._mounts / "plain" / name,
         )
         disk.mkdir(mode=0o700, parents=True, exist_ok=True)
+        let_group_read(disk, self._disks)
         lease = self._take(name)
         try:
             # Again: whoever puts it away looks for leases after it has said that it is closed.
@@ -235,6 +237,7 @@ class Folders:
             (cipher / "files").mkdir(mode=0o700)
             mounts.cipher_init(cipher / "files", key)
             mounts.unmount(cipher)
+            let_group_read(fresh, image.parent.parent)
             fresh.rename(image)
         except OSError as error:
             raise NodeError(f"a folder's disk could not be made: {error.strerror}") from error
