@@ -463,7 +463,7 @@ def test_who_sees_which_folder(tmp_path: Path) -> None:
         "door": {"public:ro", "sockets/door", "sockets/cluster"},
         "metrics": {"sockets/metrics-authority", "sockets/metrics-portal"},
         "database": {"database"},
-        "node": {"mounts", "datasets:ro", "folders", "keyring", "public:ro", "custodian:ro", "sockets/metrics-node"},
+        "node": {"mounts", "datasets:ro", "folders", "keyring", "public:ro", "custodian:ro"},
         "tools": {
             *(
                 "authority",
@@ -494,7 +494,8 @@ def test_every_folder_of_a_volume_is_one_that_is_prepared() -> None:
 
 
 def test_each_part_s_secrets_are_where_it_looks_and_nobody_else_s(tmp_path: Path) -> None:
-    layout = of_release("inside", tmp_path).layout
+    settings = of_release("inside", tmp_path)
+    layout = settings.layout
     found: dict[str, set[str]] = {}
     for name, mount, volume in all_mounts("inside"):
         source = volume.get("secret") or volume.get("projected") or {}
@@ -511,8 +512,13 @@ def test_each_part_s_secrets_are_where_it_looks_and_nobody_else_s(tmp_path: Path
     expected["hub"].add(str(secrets / "hub" / "client-secret"))
     expected["metrics"].add(str(secrets / "metrics" / "scrape-token"))
     expected["demo-idp"] = {str(secrets / "demo-idp" / name) for name in ("client-secret", "accounts.json")}
-    expected["node"] = expected["tools"] = {str(layout.custodian / KEY_FILE)}
+    expected["tools"] = {str(layout.custodian / KEY_FILE)}
+    expected["node"] = {*expected["tools"], str(secrets / "metrics" / "scrape-token")}
     assert found == expected
+    assert settings.metrics is not None
+    assert all(str(settings.metrics.token_file) in found[part] for part in ("metrics", "node")), (
+        "who tells, and is asked"
+    )
 
 
 @pytest.mark.parametrize("deployment", EVERY)
@@ -574,6 +580,7 @@ def test_what_is_not_opened_is_shut() -> None:
     assert opened("hospital", "control") == ({8000, 8081, 8443, 9464}, api | {8888, 8443, 465, 5433})
     assert opened("demo", "namespaces") == (set(), api)
     assert opened("demo", "node") == (set(), api | {8443})
+    assert opened("hospital", "node") == ({9464}, api | {8443})
     assert opened("demo", "tools") == (set(), set())
     assert opened("hospital", "tools") == (set(), {53, 5433, 9000})
     assert list(of_kind(rendered("existing"), "NetworkPolicy")) == []
@@ -598,9 +605,19 @@ def test_an_ingress_is_never_in_clear() -> None:
 # -- what else ---------------------------------------------------------------------------------------------
 def test_monitoring_asks_with_the_token_and_has_the_rules() -> None:
     objects = rendered("hospital")
-    (endpoint,) = find(objects, "PodMonitor", NAME)["spec"]["podMetricsEndpoints"]
-    credentials = endpoint["authorization"]["credentials"]
-    assert credentials["key"] in decoded(find(objects, "Secret", credentials["name"]))
+    asked = set()
+    for monitor in of_kind(objects, "PodMonitor"):
+        (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+        credentials = endpoint["authorization"]["credentials"]
+        assert credentials["key"] in decoded(find(objects, "Secret", credentials["name"]))
+        wanted = monitor["spec"]["selector"]["matchLabels"].items()
+        for name, pod in pods(objects).items():
+            ports = {port["name"]: port["containerPort"] for each in containers(pod) for port in each.get("ports", [])}
+            if wanted <= pod["metadata"]["labels"].items():
+                assert ports[endpoint["port"]] == 9464
+                asked.add(name)
+    # the control plane's parts by one of them, node agents each
+    assert asked == {f"{NAME}-control", f"{NAME}-node"}
     rules = find(objects, "PrometheusRule", NAME)["spec"]["groups"][0]["rules"]
     assert len(rules) > 8 and any("{{ $labels.part }}" in rule["annotations"]["summary"] for rule in rules)
     assert json.loads(find(objects, "ConfigMap", f"{NAME}-dashboard")["data"]["bulle.json"])["uid"] == "bulle"
