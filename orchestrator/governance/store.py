@@ -6,8 +6,9 @@ The same on SQLite and PostgreSQL (orchestrator/governance/database.py says how)
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, rela
 from sqlalchemy.types import TypeDecorator
 
 from orchestrator.errors import BulleError, ConflictError, UnavailableError
-from orchestrator.governance.database import MIGRATES, WRITES, open_engine
+from orchestrator.governance.database import MIGRATES, PATIENCE, WRITES, open_engine
 from orchestrator.governance.states import (
     ApplicationKind,
     ApplicationState,
@@ -423,6 +424,20 @@ class DeletionRow(Base):
     at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
+class _Turn:
+    """A lock that is waited for with patience, and no longer."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(timeout=PATIENCE):
+            raise UnavailableError("the governance store does not answer: another change takes too long")
+
+    def __exit__(self, *told: object) -> None:
+        self._lock.release()
+
+
 class Store:
     """An open store. Threads may share it."""
 
@@ -434,6 +449,10 @@ class Store:
             self._reads = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             # Who waited for another to change the schema must see what that one did.
             self._migrates = self._engine.execution_options(isolation_level="READ COMMITTED")
+        # Whoever finds SQLite locked sleeps and tries again, in no order: of many threads on a busy machine, one can be
+        # passed over for as long as it has patience. Here they wait for each other, and are woken.
+        # Shown by tests/unit/governance/test_store.py.
+        self._turn: AbstractContextManager[object] = _Turn() if self.kind == "sqlite" else nullcontext()
         self._writes = self._engine.execution_options(**{WRITES: True})
         self._migrates = self._migrates.execution_options(**{MIGRATES: True})
 
@@ -483,7 +502,7 @@ class Store:
             ConflictError: another transaction was first.
             UnavailableError: the database does not answer.
         """
-        with _typed_errors(), Session(self._writes, expire_on_commit=False) as session:
+        with self._turn, _typed_errors(), Session(self._writes, expire_on_commit=False) as session:
             yield session
 
     def close(self) -> None:

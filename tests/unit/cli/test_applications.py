@@ -10,12 +10,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.cli import main
 from orchestrator.cli.application_file import parse_application
-from orchestrator.config import load_settings
 from orchestrator.data.catalogue import Catalogue
 from orchestrator.errors import InputError
-from orchestrator.governance.keys import create_signing_keys
 
 
 def day(days: int) -> str:
@@ -47,32 +44,12 @@ FILE = {
 
 
 @pytest.fixture
-def bulle(tmp_path, capsys, monkeypatch):
-    """Runs a command line in a deployment with people and no dataset; returns exit code, output and errors."""
-    path = tmp_path / "bulle.yaml"
-    told = {
-        "deployment": "trial",
-        "state": str(tmp_path / "state"),
-        "oidc": {"issuer": "http://127.0.0.1:9", "client_id": "x", "client_secret_file": "/x"},
-    }
-    path.write_text(yaml.safe_dump(told))
-    create_signing_keys(load_settings(path).layout)
-    monkeypatch.setenv("BULLE_SETTINGS", str(path))
-    monkeypatch.delenv("BULLE_AS", raising=False)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        code = 0
-        try:
-            main(list(arguments))
-        except SystemExit as exit_:
-            code = exit_.code or 0
-        out, err = capsys.readouterr()
-        return int(code), out, err
-
+def bulle(command_line):
+    """The command line of a deployment with people and no dataset."""
     for name in ("custodian", "lead", "researcher"):
-        assert run("person", "add", name)[0] == 0
-    assert run("person", "role", "add", "custodian", "custodian")[0] == 0
-    return run
+        assert command_line("person", "add", name)[0] == 0
+    assert command_line("person", "role", "add", "custodian", "custodian")[0] == 0
+    return command_line
 
 
 @pytest.fixture

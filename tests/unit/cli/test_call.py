@@ -3,58 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
 
-from orchestrator.cli import main
-from orchestrator.config import load_settings
-from orchestrator.governance.keys import create_signing_keys
 from orchestrator.governance.operations import OPERATIONS
-
-Run = Callable[..., tuple[int, str, str]]
+from tests.unit.conftest import CommandLine
 
 
 @pytest.fixture(name="bulle")
-def command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs a command line; returns exit code, output and errors."""
-    path = tmp_path / "bulle.yaml"
-    oidc = {"issuer": "http://127.0.0.1:9", "client_id": "x", "client_secret_file": "/x"}
-    path.write_text(yaml.safe_dump({"deployment": "trial", "state": str(tmp_path / "state"), "oidc": oidc}))
-    create_signing_keys(load_settings(path).layout)
-    monkeypatch.setenv("BULLE_SETTINGS", str(path))
-    monkeypatch.delenv("BULLE_AS", raising=False)
-    monkeypatch.setenv("COLUMNS", "400")
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        code = 0
-        try:
-            main(list(arguments))
-        except SystemExit as exit_:
-            code = int(exit_.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    run("call", "person.add", "subject=ada", "display_name=Ada", "email=ada@example.org")
-    return run
+def with_ada(command_line: CommandLine) -> CommandLine:
+    command_line("call", "person.add", "subject=ada", "display_name=Ada", "email=ada@example.org")
+    return command_line
 
 
-def test_all_operations_are_listed(bulle: Run) -> None:
+def test_all_operations_are_listed(bulle: CommandLine) -> None:
     code, out, _ = bulle("call", "--list")
     assert code == 0
     assert all(name in out for name in OPERATIONS)
 
 
-def test_an_answer_is_json_and_nothing_is_a_tick(bulle: Run) -> None:
+def test_an_answer_is_json_and_nothing_is_a_tick(bulle: CommandLine) -> None:
     code, out, _ = bulle("call", "person.read", "person=ada")
     assert (code, json.loads(out)["display_name"]) == (0, "Ada")
     code, out, _ = bulle("call", "person.disable", "person=ada")
     assert (code, out.strip()) == (0, "✓ person.disable")
 
 
-def test_arguments_come_from_a_file_and_from_the_line(bulle: Run, tmp_path: Path) -> None:
+def test_arguments_come_from_a_file_and_from_the_line(bulle: CommandLine, tmp_path: Path) -> None:
     file = tmp_path / "training.yaml"
     file.write_text("course: Working with health data\ncompleted: 2025-12-01\n")
     code, out, _ = bulle("call", "training.declare", "--as", "ada", "--data", str(file), "evidence=a certificate")
@@ -84,19 +60,19 @@ def test_arguments_come_from_a_file_and_from_the_line(bulle: Run, tmp_path: Path
         (("audit.read", "--as", "ada"), "audit.read/who-may"),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line(bulle: Run, arguments: tuple[str, ...], told: str) -> None:
+def test_what_is_wrong_is_told_in_one_line(bulle: CommandLine, arguments: tuple[str, ...], told: str) -> None:
     code, _, err = bulle("call", *arguments)
     assert code == 1
     assert told in err
 
 
-def test_a_disabled_person_does_nothing_here_either(bulle: Run) -> None:
+def test_a_disabled_person_does_nothing_here_either(bulle: CommandLine) -> None:
     bulle("call", "person.disable", "person=ada")
     code, _, err = bulle("call", "account.read", "--as", "ada")
     assert code == 1 and "person-disabled" in err
 
 
-def test_a_token_from_its_making_to_its_end(bulle: Run) -> None:
+def test_a_token_from_its_making_to_its_end(bulle: CommandLine) -> None:
     code, out, err = bulle("token", "create", "--as", "ada", "--name", "nightly", "--scope", "read", "--days", "30")
     assert code == 0 and out.strip().startswith("bulle_") and out.strip() not in err
     code, listed, _ = bulle("token", "list", "--as", "ada", "--json")

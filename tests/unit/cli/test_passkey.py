@@ -3,58 +3,35 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from typing import Any
 
 import pytest
-import yaml
 
-from orchestrator.cli import main
 from orchestrator.cli.context import open_governance
-from orchestrator.config import Settings, load_settings
+from orchestrator.config import Settings
 from orchestrator.governance.chain import ANCHORS, read_anchors
 from orchestrator.governance.identity import OPERATOR
-from orchestrator.governance.keys import create_signing_keys
 from orchestrator.governance.service import Governance
 from orchestrator.governance.signatures import fingerprint
 from orchestrator.governance.states import PlatformRole
 from orchestrator.machine.doctor import Level, check_passkeys
+from tests.unit.conftest import CommandLine
 from tests.unit.softkey import SoftKey
 
-Run = Callable[..., tuple[int, str]]
-
 
 @pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    path = tmp_path / "bulle.yaml"
-    told = {
-        "deployment": "trial",
-        "state": str(tmp_path / "state"),
+def deployment_settings() -> dict[str, Any]:
+    address = "http://localhost:9"
+    return {
         "public_url": "http://localhost:8000",
-        "oidc": {"issuer": "http://localhost:9", "client_id": "x", "client_secret_file": "/x"},
+        "oidc": {"issuer": address, "client_id": "x", "client_secret_file": "/x"},
         "governance": {"signatures": "required"},
     }
-    path.write_text(yaml.safe_dump(told))
-    monkeypatch.setenv("BULLE_SETTINGS", str(path))
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.delenv("BULLE_AS", raising=False)
-    found = load_settings(path)
-    create_signing_keys(found.layout)
-    return found
 
 
 @pytest.fixture
-def bulle(settings: Settings, capfd: pytest.CaptureFixture[str]) -> Iterator[Run]:
-    def run(*arguments: str) -> tuple[int, str]:
-        code = 0
-        try:
-            main(list(arguments))
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        out, err = capfd.readouterr()
-        return code, out + err
-
-    yield run
+def settings(command_line: CommandLine) -> Settings:
+    return command_line.settings
 
 
 @pytest.fixture
@@ -78,10 +55,10 @@ def anchored(settings: Settings) -> list[tuple[str, str]]:
 
 
 def test_the_operators_word_makes_a_custodians_passkey_an_anchor(
-    bulle: Run, governance: Governance, settings: Settings
+    bulle: CommandLine, governance: Governance, settings: Settings
 ) -> None:
     key = registered(governance, "custodian")
-    code, told = bulle("passkey", "vouch", "custodian", key.name[:12], "--fingerprint", fingerprint(key.cose))
+    code, *told = bulle("passkey", "vouch", "custodian", key.name[:12], "--fingerprint", fingerprint(key.cose))
     assert code == 0, told
     assert anchored(settings) == [("custodian", key.name)]
     path = settings.layout.public / ANCHORS
@@ -90,17 +67,19 @@ def test_the_operators_word_makes_a_custodians_passkey_an_anchor(
     assert fingerprint(key.cose) in bulle("passkey", "list", "custodian")[1]
 
 
-def test_another_fingerprint_than_the_owners_is_refused(bulle: Run, governance: Governance, settings: Settings) -> None:
+def test_another_fingerprint_than_the_owners_is_refused(
+    bulle: CommandLine, governance: Governance, settings: Settings
+) -> None:
     """Attack: a key that the portal or the database put in the place of the custodian's."""
     key = registered(governance, "custodian")
-    code, told = bulle("passkey", "vouch", "custodian", key.name, "--fingerprint", fingerprint(SoftKey().cose))
+    code, out, err = bulle("passkey", "vouch", "custodian", key.name, "--fingerprint", fingerprint(SoftKey().cose))
     assert code == 1
-    assert "do not vouch for it" in told
+    assert "do not vouch for it" in out + err
     assert anchored(settings) == []
     assert governance.passkeys("custodian")[0].vouched_by is None
 
 
-def test_what_becomes_no_anchor(bulle: Run, governance: Governance, settings: Settings) -> None:
+def test_what_becomes_no_anchor(bulle: CommandLine, governance: Governance, settings: Settings) -> None:
     """A lead's passkey, whoever asks; and a custodian's where a custodian vouches."""
     lead, custodian = registered(governance, "lead"), registered(governance, "custodian")
     assert bulle("passkey", "vouch", "lead", lead.name, "--fingerprint", fingerprint(lead.cose))[0] == 1
@@ -114,7 +93,7 @@ def test_what_becomes_no_anchor(bulle: Run, governance: Governance, settings: Se
 
 
 def test_a_removed_passkey_stays_an_anchor_unless_it_is_void(
-    bulle: Run, governance: Governance, settings: Settings
+    bulle: CommandLine, governance: Governance, settings: Settings
 ) -> None:
     lost, stolen = registered(governance, "custodian"), registered(governance, "custodian")
     for key in (lost, stolen):
@@ -126,7 +105,7 @@ def test_a_removed_passkey_stays_an_anchor_unless_it_is_void(
     assert all(card.removed_at is not None for card in governance.passkeys("custodian"))
 
 
-def test_doctor_says_what_passkeys_need(bulle: Run, governance: Governance, settings: Settings) -> None:
+def test_doctor_says_what_passkeys_need(bulle: CommandLine, governance: Governance, settings: Settings) -> None:
     assert check_passkeys(settings).level is Level.FAULT
     key = registered(governance, "custodian")
     bulle("passkey", "vouch", "custodian", key.name, "--fingerprint", fingerprint(key.cose))

@@ -4,58 +4,33 @@ from __future__ import annotations
 
 import csv
 import io
-import os
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
 
-from orchestrator.cli import main
 from orchestrator.cli.context import open_governance
-from orchestrator.config import load_settings
 from orchestrator.governance.authority import authority_of
 from orchestrator.governance.cards import ClosingDone, FolderSize, Machine, NodeReport, SessionUsage
 from orchestrator.governance.costs import CSV_HEADER
-from orchestrator.governance.keys import GRANT_KEY, create_signing_keys, load_private_key
+from orchestrator.governance.keys import GRANT_KEY, load_private_key
 from orchestrator.governance.service import Governance
+from tests.unit.conftest import CommandLine
 
-Run = Callable[..., tuple[int, str, str]]
 MACHINE = Machine(cpus=1, load=0, memory_total_gb=1, memory_free_gb=1, storage_total_gb=1, storage_free_gb=1)
 
 
 @pytest.fixture
-def bulle(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
-    """Runs a command line; returns exit code, output and errors."""
-    path = tmp_path / "bulle.yaml"
-    settings = {
-        "deployment": "trial",
-        "state": str(tmp_path / "state"),
-        "oidc": {"issuer": "http://127.0.0.1:9", "client_id": "x", "client_secret_file": "/x"},
-        "governance": {"prices": {"currency": "EUR", "hour": "0.25"}, "quotas": {"hours": 100}},
-    }
-    path.write_text(yaml.safe_dump(settings))
-    create_signing_keys(load_settings(path).layout)
-    monkeypatch.setenv("BULLE_SETTINGS", str(path))
-    monkeypatch.delenv("BULLE_AS", raising=False)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        code = 0
-        try:
-            main(list(arguments))
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        out, err = capfdbinary.readouterr()
-        return code, out.decode(), err.decode()
-
-    yield run
+def deployment_settings() -> dict[str, Any]:
+    return {"governance": {"prices": {"currency": "EUR", "hour": "0.25"}, "quotas": {"hours": 100}}}
 
 
 @pytest.fixture
-def governance(bulle: Run) -> Governance:
-    settings = load_settings(Path(os.environ["BULLE_SETTINGS"]))
+def governance(bulle: CommandLine) -> Governance:
+    settings = bulle.settings
     made = open_governance(settings)
     for name, shows in (("custodian", "=HYPERLINK(1)"), ("lead", "Lead")):
         made.add_person("operator", name, shows)
@@ -84,7 +59,9 @@ def governance(bulle: Run) -> Governance:
     return made
 
 
-def test_a_month_is_told_as_csv_that_no_spreadsheet_takes_for_formulas(bulle: Run, governance: Governance) -> None:
+def test_a_month_is_told_as_csv_that_no_spreadsheet_takes_for_formulas(
+    bulle: CommandLine, governance: Governance
+) -> None:
     code, out, _ = bulle("usage", "--month", "2026-10", "--csv")
     assert code == 0 and out.endswith("\r\n") and "\r\r" not in out
     header, row = csv.reader(io.StringIO(out))
@@ -98,24 +75,23 @@ def test_a_month_is_told_as_csv_that_no_spreadsheet_takes_for_formulas(bulle: Ru
     )
 
 
-def test_a_month_is_told_as_a_table_with_its_total_and_quotas(bulle: Run, governance: Governance) -> None:
+def test_a_month_is_told_as_a_table_with_its_total_and_quotas(bulle: CommandLine, governance: Governance) -> None:
     code, out, _ = bulle("usage", "--month", "2026-10", "--project", "sleep")
     assert code == 0 and "1.50" in out and "0.38" in out and "hours: 1.50 of 100" in out
 
 
-def test_nothing_used_is_no_error_and_a_wrong_month_is_one(bulle: Run, governance: Governance) -> None:
+def test_nothing_used_is_no_error_and_a_wrong_month_is_one(bulle: CommandLine, governance: Governance) -> None:
     assert bulle("usage", "--month", "2020-01")[0] == 0
     code, _, err = bulle("usage", "--month", "october")
     assert code == 1 and "not a month" in err
 
 
-def test_who_reads_as_a_part_of_the_platform_is_refused(bulle: Run, governance: Governance) -> None:
+def test_who_reads_as_a_part_of_the_platform_is_refused(bulle: CommandLine, governance: Governance) -> None:
     code, _, err = bulle("usage", "--as", "node-agent")
     assert code == 1 and "part of the platform" in err
 
 
-def deleted(governance: Governance) -> str:
-    settings = load_settings(Path(os.environ["BULLE_SETTINGS"]))
+def deleted(governance: Governance, settings: Settings) -> str:
     governance.activate_project("custodian", "sleep")
     governance.close_project("custodian", "sleep")
     governance.retain_project("custodian", "sleep", governance.now())
@@ -127,10 +103,10 @@ def deleted(governance: Governance) -> str:
     return certificate
 
 
-def test_a_certificate_is_printed_and_verified(bulle: Run, governance: Governance, tmp_path: Path) -> None:
+def test_a_certificate_is_printed_and_verified(bulle: CommandLine, governance: Governance, tmp_path: Path) -> None:
     code, _, err = bulle("project", "certificate", "sleep")
     assert code == 1 and "no certificate" in err
-    kept = deleted(governance)
+    kept = deleted(governance, bulle.settings)
     code, out, _ = bulle("project", "certificate", "sleep")
     assert code == 0 and "✓ signed by the authority of trial" in out
     told = yaml.safe_load(out.rpartition("✓")[0])
@@ -142,9 +118,9 @@ def test_a_certificate_is_printed_and_verified(bulle: Run, governance: Governanc
 
 @pytest.mark.parametrize("change", ["cut", "other-project", "binary"])
 def test_a_certificate_that_was_changed_does_not_verify(
-    bulle: Run, governance: Governance, tmp_path: Path, change: str
+    bulle: CommandLine, governance: Governance, tmp_path: Path, change: str
 ) -> None:
-    kept = deleted(governance)
+    kept = deleted(governance, bulle.settings)
     (tmp_path / "kept.jws").write_bytes(
         {"cut": kept[:-8].encode(), "other-project": kept.encode(), "binary": b"\xff\xfe"}[change]
     )

@@ -12,12 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.audit import open_for_verification
-from orchestrator.cli import context, main
+from orchestrator.cli import context
 from orchestrator.cli.dates import moment
 from orchestrator.cli.permit_file import parse_permit
-from orchestrator.config import Uid, load_settings
+from orchestrator.config import Uid
 from orchestrator.errors import InputError, SettingsError
-from orchestrator.governance.keys import create_signing_keys
 
 PERMIT = """
 valid_from: 2026-01-01
@@ -32,33 +31,8 @@ tables:
 
 
 @pytest.fixture
-def bulle(folder, capsys, monkeypatch):
-    """Runs a command line; returns exit code, output and errors."""
-    path = folder / "bulle.yaml"
-    path.write_text(
-        yaml.safe_dump(
-            {
-                "deployment": "trial",
-                "state": str(folder / "state"),
-                "oidc": {"issuer": "http://127.0.0.1:9", "client_id": "x", "client_secret_file": "/x"},
-            }
-        )
-    )
-    create_signing_keys(load_settings(path).layout)
-    monkeypatch.setenv("BULLE_SETTINGS", str(path))
-    monkeypatch.delenv("BULLE_AS", raising=False)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        code = 0
-        try:
-            main(list(arguments))
-        except SystemExit as exit_:
-            code = exit_.code or 0
-        out, err = capsys.readouterr()
-        return int(code), out, err
-
-    run.settings = load_settings(path)
-    return run
+def deployment_folder(folder):
+    return folder
 
 
 def people(bulle) -> None:

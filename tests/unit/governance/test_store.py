@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import pytest
 from sqlalchemy import event, text
 
 from orchestrator.errors import BulleError, ConflictError, SettingsError, UnavailableError
 from orchestrator.governance import database
+from orchestrator.governance import store as store_module
 from orchestrator.governance.service import Governance
 from orchestrator.governance.states import MembershipState, ProjectState
 from orchestrator.governance.store import MembershipRow, PersonRow, ProjectRow, RoleRow, Store
@@ -135,8 +136,54 @@ def test_negative_control_without_both_nets_both_happen(sleep):
 @pytest.mark.parametrize("databases", ["sqlite"], indirect=True)
 def test_negative_control_without_the_lock_at_its_beginning_sqlite_fails_instead_of_waiting(sleep):
     sleep.store._writes = sleep.store._engine
+    sleep.store._turn = nullcontext()
     with pytest.raises(AssertionError, match="ailableError"):
         the_last_one_stays(sleep.store, seconds=30)
+
+
+def many_at_once(folder, monkeypatch, *, turn: bool) -> list[BaseException | None]:
+    """Writers of one program on a SQLite that lets nobody try twice, while another one is in."""
+    monkeypatch.setattr(database, "PATIENCE", 0)
+    store = Store(prepared_sqlite(folder))
+    if not turn:
+        store._turn = nullcontext()
+    begun = threading.Barrier(5)
+
+    def change() -> None:
+        begun.wait(timeout=60)
+        with store.write() as session:
+            session.execute(text("UPDATE person SET email = email || 'x'"))
+            session.commit()
+
+    with ThreadPoolExecutor(4) as pool:
+        with store.write() as session:
+            session.execute(text("UPDATE person SET email = ''"))
+            waiting = [pool.submit(change) for _ in range(4)]
+            begun.wait(timeout=60)
+            if not turn:  # each of them has tried, once
+                return [one.exception(timeout=60) for one in waiting]
+            session.commit()
+        return [one.exception(timeout=60) for one in waiting]
+
+
+def test_writers_of_one_program_wait_for_their_turn(folder, monkeypatch):
+    """However busy the machine is: none of them depends on trying at the right moment."""
+    assert many_at_once(folder, monkeypatch, turn=True) == [None] * 4
+
+
+def test_negative_control_without_turns_each_of_them_must_be_lucky(folder, monkeypatch):
+    failed = many_at_once(folder, monkeypatch, turn=False)
+    assert [type(one) for one in failed] == [UnavailableError] * 4
+
+
+def test_a_turn_is_waited_for_with_patience_and_no_longer(folder, monkeypatch):
+    store = Store(prepared_sqlite(folder))
+    monkeypatch.setattr(store_module, "PATIENCE", 0.01)
+    with store.write(), ThreadPoolExecutor(1) as pool:
+        error = pool.submit(lambda: store.write().__enter__()).exception(timeout=60)
+    assert isinstance(error, UnavailableError)
+    with store.write():
+        pass
 
 
 @on_postgresql

@@ -145,6 +145,13 @@ _WRITTEN, _SENT, _CHECKED = ({"project": slug, "number": 1} for slug in ("writte
 _THEIR_OWN_LINES = {person: frozenset({Fact.SELF}) for person in IN_SLEEP | {"invited"}}
 _BY_APPLICANT = _about_application("applicant")
 
+
+def _on_an_application(operation: str, project: str, does: str, about: str | None = None, **more: object) -> Case:
+    """A case about the one application of ``project``, which the applicant wrote."""
+    arguments = {"project": project, "number": 1, **more}
+    return Case(operation, arguments, Action(operation), project, about, more=_BY_APPLICANT, does=does)
+
+
 CASES: tuple[Case, ...] = (
     # One's own
     Case("account.read", does="outsider"),
@@ -230,45 +237,14 @@ CASES: tuple[Case, ...] = (
     # Applications
     Case("application.begin", {"project": "other"}, Action.APPLICATION_BEGIN, does="outsider"),
     Case("application.amend", {**_SLEEP, "kind": "amendment"}, Action.APPLICATION_AMEND, "sleep", does="lead"),
-    Case(
-        "application.edit",
-        {**_WRITTEN, "content": {"title": "X"}},
-        Action.APPLICATION_EDIT,
-        "written",
-        more=_BY_APPLICANT,
-        does="applicant",
-    ),
-    Case("application.submit", _WRITTEN, Action.APPLICATION_SUBMIT, "written", more=_BY_APPLICANT, does="applicant"),
-    Case(
-        "application.withdraw", _WRITTEN, Action.APPLICATION_WITHDRAW, "written", more=_BY_APPLICANT, does="applicant"
-    ),
-    Case("application.read", _WRITTEN, Action.APPLICATION_READ, "written", more=_BY_APPLICANT, does="applicant"),
-    Case("application.check", _SENT, Action.APPLICATION_CHECK, "sent", more=_BY_APPLICANT, does="custodian"),
-    Case(
-        "application.return",
-        {**_SENT, "note": "More."},
-        Action.APPLICATION_RETURN,
-        "sent",
-        more=_BY_APPLICANT,
-        does="custodian",
-    ),
-    Case(
-        "application.refuse",
-        {**_SENT, "note": "No."},
-        Action.APPLICATION_REFUSE,
-        "sent",
-        more=_BY_APPLICANT,
-        does="custodian",
-    ),
-    Case(
-        "application.approve",
-        _CHECKED,
-        Action.APPLICATION_APPROVE,
-        "checked",
-        "applicant",
-        more=_BY_APPLICANT,
-        does="custodian",
-    ),
+    _on_an_application("application.edit", "written", "applicant", content={"title": "X"}),
+    _on_an_application("application.submit", "written", "applicant"),
+    _on_an_application("application.withdraw", "written", "applicant"),
+    _on_an_application("application.read", "written", "applicant"),
+    _on_an_application("application.check", "sent", "custodian"),
+    _on_an_application("application.return", "sent", "custodian", note="More."),
+    _on_an_application("application.refuse", "sent", "custodian", note="No."),
+    _on_an_application("application.approve", "checked", "custodian", "applicant"),
     # Projects
     Case("projects.list", {}, Action.PROJECTS_READ, does="reviewer"),
     Case("project.read", _SLEEP, Action.PROJECT_READ, "sleep", does="researcher"),
