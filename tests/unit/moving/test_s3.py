@@ -10,7 +10,7 @@ from pathlib import Path
 import botocore.session
 import pytest
 import yaml
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, ClientError
 from pyrage import x25519
 
 from orchestrator.cli import main
@@ -43,15 +43,14 @@ def store(server: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
 
 
 def settings_with(folder: Path, store: Store, **more: object) -> Settings:
-    told = BackupStore.model_validate(
-        {
-            "endpoint": store.endpoint,
-            "ca_file": store.ca_file,
-            "credentials_file": credentials(folder / "store-credentials"),
-            **more,
-        }
-    )
-    return Deployment.make(folder / "any", "any").settings.model_copy(update={"backup": told})
+    told = {
+        "endpoint": store.endpoint,
+        "ca_file": store.ca_file,
+        "credentials_file": credentials(folder / "store-credentials"),
+        **more,
+    }
+    login = {"issuer": "https://login.example.org", "client_id": "x", "client_secret_file": "/x"}
+    return Settings.model_validate({"deployment": "any", "state": folder / "any", "oidc": login, "backup": told})
 
 
 def place_in(folder: Path, store: Store, name: str = "thing.age", **more: object) -> s3.Object:
@@ -146,6 +145,40 @@ def test_nothing_is_overwritten(store: Store, folder: Path, identity: x25519.Ide
     with pytest.raises(ConflictError, match="exists already"):
         put(place, identity, b"second")
     assert got(place, identity) == b"first"
+
+
+def answering(place: s3.Object, monkeypatch: pytest.MonkeyPatch, code: str, *, done: bool, **meta: int) -> list[bool]:
+    """Have the store refuse the last call with ``code`` if it has a condition, after it was done or not."""
+    asked: list[bool] = []
+    complete = place._client.complete_multipart_upload
+
+    def answer(**told: object) -> object:
+        asked.append("IfNoneMatch" in told)
+        result = complete(**told) if done or not asked[-1] else None
+        if asked[-1]:
+            raise ClientError({"Error": {"Code": code}, "ResponseMetadata": meta}, "CompleteMultipartUpload")
+        return result
+
+    monkeypatch.setattr(place._client, "complete_multipart_upload", answer)
+    return asked
+
+
+def test_a_store_without_conditions_is_asked_without(
+    store: Store, folder: Path, identity: x25519.Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = place_in(folder, store)
+    asked = answering(place, monkeypatch, "NotImplemented", done=False, HTTPStatusCode=501)
+    put(place, identity, b"x")
+    assert asked == [True, False] and got(place, identity) == b"x"
+
+
+def test_an_answer_that_is_lost_is_no_failure(
+    store: Store, folder: Path, identity: x25519.Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = place_in(folder, store)
+    answering(place, monkeypatch, "PreconditionFailed", done=True, HTTPStatusCode=412, RetryAttempts=1)
+    put(place, identity, b"x")
+    assert got(place, identity) == b"x"
 
 
 def test_an_upload_that_is_given_up_leaves_nothing(store: Store, folder: Path, identity: x25519.Identity) -> None:
