@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from benchmarks import data, governance, portal, workspace
+from benchmarks import cluster, data, governance, portal, workspace
 from orchestrator.machine import images as machine_images
 
 RESULTS = Path(__file__).parent / "results.json"
@@ -19,6 +19,7 @@ def main() -> None:
         **data.measure(),
         **governance.measure(print),
         **portal.measure(print),
+        **cluster.measure(print),
     }
     RESULTS.write_text(json.dumps(results, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     for name, found in sorted(results.items()):

@@ -119,7 +119,9 @@ class Acceptor:
                 ssl_shutdown_timeout=GOODBYE_SECONDS,
             )
         except (OSError, TimeoutError) as error:
-            self._complain(f"refused {host}: {error}")
+            # Who went before a word was said is a probe of the cluster's, which looks whether anybody listens.
+            if str(error):
+                self._complain(f"refused {host}: {error}")
             connection.close()
         finally:
             self._greeting[host] -= 1

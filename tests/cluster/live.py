@@ -75,6 +75,8 @@ class Live:
                 "database": ids["database"],
             },
             "demo": {"enabled": True},
+            "database": {"internal": True},
+            "tools": {"enabled": True},
             "state": str(STATE),
             "kubelet": {"folder": str(KUBELET)},
             "persistence": {
@@ -108,7 +110,6 @@ class Live:
 
     def fill(self) -> None:
         """The demo's people, data and projects, by the command line in the pod for it."""
-        self.cluster.kubectl("scale", "-n", NAMESPACE, f"deployment/{RELEASE}-tools", "--replicas=1")
         self.cluster.kubectl("rollout", "status", "-n", NAMESPACE, f"deployment/{RELEASE}-tools", "--timeout=120s")
         for name in MEMBERS:
             with source_file(name, CACHE) as path, path.open("rb") as file:
@@ -127,6 +128,15 @@ class Live:
         found = json.loads(self.cluster.kubectl("get", "secret", "-n", NAMESPACE, f"{RELEASE}-secrets", "-o", "json"))
         accounts: dict[str, dict[str, str]] = json.loads(base64.b64decode(found["data"]["accounts.json"]))
         return accounts[name]["password"]
+
+    @staticmethod
+    def sources() -> dict[str, bytes]:
+        """Rows of the demo's data sets, as somebody would find them who reads a disk."""
+        found = {}
+        for name in MEMBERS:
+            with source_file(name, CACHE) as path:
+                found[name] = b"".join(path.read_bytes().splitlines(keepends=True)[1:4])
+        return found
 
     def forward(self) -> None:
         """The two ports on this machine's loopback, and wait until people can log in."""
@@ -169,6 +179,22 @@ class Live:
                 words = ("logs", "-n", NAMESPACE, name, "--all-containers", "--tail=15", "--prefix")
                 shown += self.cluster.kubectl(*words, check=False)
         return shown + self.cluster.kubectl("get", "events", "-A", "--field-selector=type=Warning", check=False)[-4000:]
+
+    def remove(self) -> None:
+        """Take away the release and all that it keeps for the next one."""
+        kubectl = self.cluster.kubectl
+        line = [str(helm()), "--kubeconfig", str(HOME / "run" / "kubeconfig"), "-n", NAMESPACE, "uninstall", RELEASE]
+        # The agent last: it is it that takes the volumes of workspaces away.
+        for pod in self.workspaces():
+            where = ("-n", pod["metadata"]["namespace"])
+            kubectl("delete", "pod", pod["metadata"]["name"], *where, "--grace-period=0", "--force", check=False)
+        until(lambda: self.mounts() == [], 60, "nothing is mounted")
+        subprocess.run(line, capture_output=True, check=False, timeout=120)
+        projects = kubectl("get", "namespaces", "-l", "bulle.deployment", "-o", "name", check=False).split()
+        kubectl("delete", f"namespace/{NAMESPACE}", *projects, "--timeout=60s", check=False)
+        kubectl("delete", "pv", "bulle-control", "bulle-data", "--timeout=30s", check=False)
+        for place in (HOME / "run" / "volumes", STATE):
+            shutil.rmtree(place, ignore_errors=True)
 
     # -- what runs ----------------------------------------------------------------------------------------------
     def workspaces(self) -> list[Manifest]:
@@ -259,11 +285,4 @@ def installed(cluster: Cluster) -> Iterator[Live]:
         yield live
     finally:
         live.unforward()
-        for place in (HOME / "run" / "volumes", STATE):
-            if not _in_use(place):
-                shutil.rmtree(place, ignore_errors=True)
-
-
-def _in_use(place: Path) -> bool:
-    text = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
-    return any(line.split()[4].startswith(f"{place}/") for line in text.splitlines())
+        live.remove()

@@ -31,6 +31,7 @@ Manifest = dict[str, Any]
 #: connects to each argument, and says how that ended
 CONNECT = """
 import errno, json, socket, sys
+from concurrent.futures import ThreadPoolExecutor
 def one(target):
     host, _, port = target.rpartition(":")
     with socket.socket() as sock:
@@ -42,7 +43,8 @@ def one(target):
         except OSError as error:
             return errno.errorcode[error.errno]
     return "OPEN"
-print(json.dumps({target: one(target) for target in sys.argv[1:]}))
+with ThreadPoolExecutor(32) as pool:
+    print(json.dumps(dict(zip(sys.argv[1:], pool.map(one, sys.argv[1:])))))
 """
 
 #: listens on a port, and says for how many seconds it did so whether anybody came

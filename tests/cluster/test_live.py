@@ -42,8 +42,6 @@ attempt("a mount", lambda: os.stat("/dev/fuse"))
 attempt("become root", lambda: os.setuid(0))
 attempt("another namespace", lambda: __import__("ctypes").CDLL(None, use_errno=True).unshare(0x10000000)
         and (_ for _ in ()).throw(OSError(__import__("ctypes").get_errno(), "")))
-attempt("signal the bridge", lambda: [os.kill(int(each), 0) for each in os.listdir("/proc")
-        if each.isdigit() and b"bridge" in open(f"/proc/{each}/cmdline", "rb").read()] or os.stat("/nobody"))
 here = [each for each in os.listdir("/proc") if each.isdigit()]
 found["processes of others"] = sorted({os.stat(f"/proc/{each}").st_uid for each in here})
 print(json.dumps(found))
@@ -207,8 +205,8 @@ def test_an_upgrade_and_a_rollback_lose_nothing_and_end_no_desktop(desktop: Desk
 
 
 def test_nothing_is_in_clear_on_a_disk(live: Live) -> None:
-    """Every name of a column that a view has, in every file that the platform and the cluster wrote."""
-    words = (b"docvis,hospvis", b"rwm5yr.csv")
+    """Rows of the sources, and Parquet in clear, in every file that the platform and the cluster wrote."""
+    words = tuple(live.sources().values())
     seen = 0
     for folder in (HOME / "run" / "volumes", STATE, KUBELET, HOME / "run" / "etcd"):
         for path in (each for each in folder.rglob("*") if each.is_file() and not each.is_symlink()):

@@ -93,7 +93,8 @@ seccompProfile: {type: RuntimeDefault}
     "kubernetes" $kubernetes -}}
 {{- if .Values.demo.enabled -}}
 {{- $_ := set $fixed "public_url" "http://localhost:8000" -}}
-{{- $_ := set $fixed "oidc" (dict "issuer" "http://127.0.0.1:8084" "client_id" "bulle" "client_secret_file" (printf "%s/secrets/hub/client-secret" .Values.state)) -}}
+{{- /* The demonstration's provider forgets with its pod whom it knows: asked again, it would end everybody's session. */}}
+{{- $_ := set $fixed "oidc" (dict "issuer" "http://127.0.0.1:8084" "client_id" "bulle" "refresh_seconds" 0 "client_secret_file" (printf "%s/secrets/hub/client-secret" .Values.state)) -}}
 {{- else -}}
 {{- if not .Values.publicUrl }}{{ fail "publicUrl: the address at which people reach it, such as https://bulle.example.org" }}{{ end -}}
 {{- $_ := set $fixed "public_url" .Values.publicUrl -}}
