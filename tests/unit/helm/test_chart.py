@@ -516,9 +516,8 @@ def test_each_part_s_secrets_are_where_it_looks_and_nobody_else_s(tmp_path: Path
     expected["node"] = {*expected["tools"], str(secrets / "metrics" / "scrape-token")}
     assert found == expected
     assert settings.metrics is not None
-    assert all(str(settings.metrics.token_file) in found[part] for part in ("metrics", "node")), (
-        "who tells, and is asked"
-    )
+    # who is asked, and so must know the token
+    assert all(str(settings.metrics.token_file) in found[part] for part in ("metrics", "node"))
 
 
 @pytest.mark.parametrize("deployment", EVERY)
@@ -549,7 +548,7 @@ PROBED_BY_NOTHING = {
     "tools": "sleeps; whoever needs it is in it",
     "gateway": "sleeps; holds an image",
     "sandbox": "sleeps; holds an image",
-    "namespaces": "listens on nothing; it ends when it cannot go on, and what it does is compared every 30 s",
+    "namespaces": "listens on nothing; it looks again after every fault, and compares everything every 30 s",
 }
 
 
