@@ -24,6 +24,7 @@ from orchestrator.errors import (
     SettingsError,
     UnavailableError,
 )
+from orchestrator.governance import rows
 from orchestrator.governance.identity import OPERATOR
 from orchestrator.governance.keys import GRANT_KEY, create_signing_keys
 from orchestrator.machine.state import folders
@@ -33,6 +34,7 @@ from orchestrator.moving.envelope import sealed
 from orchestrator.moving.transfer import transfer_identity
 from tests.postgres import OWNER, server
 from tests.unit.moving.stage import Deployment, clock, signer_of, tree
+from tests.unit.node.apart import forked
 
 
 def backed_up(source: Deployment, identity: x25519.Identity, name: str = "b") -> tuple[Path, Path]:
@@ -318,3 +320,20 @@ def test_from_sqlite_into_postgresql_by_the_settings_of_the_new_place(
         with pytest.raises(ConflictError, match="store is not empty"):
             restore.restore(file, identity, moved, secrets=secrets, settings_file=there, clock=clock)
         assert not moved.exists()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_whoever_has_the_store_open_is_seen(folder: Path, kind: str) -> None:
+    with server() as running:
+        database = {"database": f"postgresql://{OWNER}@/{running.create()}", "database_socket": str(running.socket)}
+        more = database if kind == "postgresql" else {}
+        forked(lambda: (Deployment.make(folder, "made", **more), None)[1])  # which has it open until it ends
+        made = Deployment("made", folder, load_settings(folder / "made.yaml"))
+        restore._check_stopped(made.settings)
+        store = made.store()
+        with store.read() as session:
+            list(rows.rows(session, rows.tables()[0]))
+        with pytest.raises(ConflictError, match="in use"):
+            restore._check_stopped(made.settings)
+        store.close()
+        restore._check_stopped(made.settings)
