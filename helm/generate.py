@@ -46,7 +46,7 @@ _RESOURCES: Json = {
     "additionalProperties": False,
     "properties": {"requests": _AMOUNTS, "limits": _AMOUNTS},
 }
-_FOLDER: Json = {"type": "string", "pattern": r"^/[A-Za-z0-9._/-]*[A-Za-z0-9]$"}
+_FOLDER: Json = {"type": "string", "pattern": r"^(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+$"}
 
 #: where the default does not say enough; the first that fits
 FORMS: tuple[tuple[str, Json], ...] = (
@@ -69,6 +69,8 @@ FORMS: tuple[tuple[str, Json], ...] = (
     (r"database\.url", {"type": "string", "pattern": r"^$|^postgresql://[^:@/]+@[^/?#]+/[^/?#]+$"}),
     (r"secrets\..*|files|.*\.(secretName|existingSecret|pinSecret|tlsSecret|existingClaim)", _NAME),
     (r".*\.resources", _RESOURCES),
+    # above this are the cluster's own classes
+    (r"priorityClasses\.(control|workspace)", {"type": "integer", "minimum": -(2**31), "maximum": 10**9}),
     (r"namespace\.quota", _AMOUNTS),
     (
         r"namespace\.limitRange",

@@ -153,6 +153,7 @@ seccompProfile: {type: RuntimeDefault}
 {{- define "bulle.check" -}}
 {{- if not (regexMatch "^[a-z]" (include "bulle.fullname" .)) }}{{ fail "fullnameOverride: names of Services begin with a letter" }}{{ end -}}
 {{- if and .Values.demo.enabled (or .Values.ingress.enabled .Values.tls.secretName .Values.publicUrl) }}{{ fail "demo.enabled: the demonstration is on loopback, without publicUrl, ingress and tls" }}{{ end -}}
+{{- if and .Values.ingress.enabled (not (regexMatch "^https://[a-z0-9]([-a-z0-9.]*[a-z0-9])?[.][a-z][-a-z0-9]*(:[0-9]+)?/?$" .Values.publicUrl)) }}{{ fail "ingress.enabled: publicUrl must be https:// and a name, no address" }}{{ end -}}
 {{- if and .Values.tls.secretName (hasPrefix "http:" .Values.publicUrl) }}{{ fail "tls.secretName: publicUrl must be https://" }}{{ end -}}
 {{- if and .Values.database.internal .Values.database.url }}{{ fail "database.internal and database.url: one of them" }}{{ end -}}
 {{- if and .Values.images.ahead (not .Values.images.prePull) }}{{ fail "images.ahead: only with images.prePull" }}{{ end -}}
