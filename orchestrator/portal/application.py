@@ -325,9 +325,10 @@ class Portal:
         if isinstance(error, RefusedError):
             return self.fault(request, 403, "refused", words.refusal(self.language(request), error), visitor)
         if isinstance(error, UnavailableError):
-            return self.fault(request, 503, "unavailable", error.message, visitor)
+            return self.fault(request, 503, "unavailable", words.refusal(self.language(request), error), visitor)
         if isinstance(error, BulleError):
-            return self.fault(request, error.http_status, "other", error.message, visitor)
+            told = words.refusal(self.language(request), error)
+            return self.fault(request, error.http_status, "other", told, visitor)
         return self.fault(request, 500, "other")
 
 

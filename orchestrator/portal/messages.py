@@ -46,7 +46,8 @@ NEWS: Mapping[str, str] = {
     "ending.training": _marked("Your training counts until %(ends)s. Without a new one no workspace opens after that."),
     "ending.project": _marked("The project “%(project)s” ends on %(ends)s."),
     "ending.closing": _marked(
-        "The time of the project “%(project)s” is over. It closes by itself on %(ends)s unless its lead asks for more time."
+        "The time of the project “%(project)s” is over. "
+        "It closes by itself on %(ends)s unless its lead asks for more time."
     ),
     "ending.permit": _marked("The permit of the project “%(project)s” ends on %(ends)s."),
     "digest": _marked("Your projects this week:"),
@@ -77,7 +78,7 @@ def mail_of(notice: Notice, languages: Sequence[Language], deployment: str, publ
 
 
 def _path(notice: Notice) -> str:
-    if notice.project is not None and not notice.kind.startswith(("member.invite", "ending.review")):
+    if notice.project is not None and not notice.kind.startswith(("member.invite", "ending.review", "project.lapse")):
         return f"{PREFIX}projects/{notice.project}"
     return f"{PREFIX}inbox"
 

@@ -37,7 +37,7 @@ def failure_words(reader: Language, code: str, message: str, hint: str | None) -
     """What a person reads when a start failed: what happened, the exact message, and what to do."""
     return {
         "title": words.said(reader, words.FAILURES, code, words.FAILED),
-        "message": message,
+        "message": words.exactly(reader, message),
         "advice": words.said(reader, words.ADVICE, code, words.ADVISED),
         "hint": hint or "",
     }

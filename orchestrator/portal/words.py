@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from datetime import datetime, time, timedelta
 
 from orchestrator.errors import BulleError, ConflictError, RefusedError
+from orchestrator.governance.access import ACCESS_RULES
 from orchestrator.governance.rules import TABLE, Action, Fact
+from orchestrator.governance.usage import QUOTA_USED
 from orchestrator.pages.languages import Language
+from orchestrator.portal.sentences import Sentences
 
 
 def _marked(text: str) -> str:
@@ -72,6 +75,7 @@ STATES = {
     "closed": _marked("closed"),
 }
 
+_OVER = {"over": _marked("over")}
 PROJECT_STATES = {
     "draft": _marked("draft"),
     "active": _marked("active"),
@@ -391,6 +395,10 @@ _FORBIDS = {
     "custodian": _marked("This person is no data custodian, so a data custodian vouches for the passkey."),
 }
 WHO_MAY = _marked("Only %(who)s may do this.")
+_A_PART = _marked("a part of the platform")
+_RULED = re.compile(r"refused by rule (?P<code>[a-z-]+): (?P<message>.*)", re.DOTALL)
+#: rules of access as they are told of the person who asks; of somebody else, the message names them
+_ACCESS = {rule.code: rule.message for rule in ACCESS_RULES}
 _REFUSED = re.compile(r"refused by rule (?P<action>[a-z.-]+)/(?P<why>[a-z-]+): ")
 
 _TRANSFORMS = (
@@ -419,7 +427,9 @@ _CONDITION = re.compile(r"(?P<column>\S+) (?P<operator>\S+)(?: (?P<value>.*))?",
 
 def fault(in_words: Language, text: str) -> str:
     """What is wrong with a field, in words."""
-    return said(in_words, FIELD_FAULTS, text, text)
+    if text in FIELD_FAULTS:
+        return in_words.text(FIELD_FAULTS[text])
+    return SENTENCES.message(in_words, text) or text
 
 
 def field_name(in_words: Language, name: str) -> str:
@@ -436,10 +446,25 @@ def refusal(in_words: Language, error: BulleError) -> str:
     if found is not None and found["why"] == "who-may" and found["action"] in set(Action):
         may = TABLE[Action(found["action"])].may
         who = listed(in_words, [in_words.text(_WHO[fact]) for fact in Fact if fact in may and fact in _WHO])
-        return in_words.text(WHO_MAY, who=who) if who else error.message
+        return in_words.text(WHO_MAY, who=who or in_words.text(_A_PART))
+    why = _why_not(in_words, error.message)
+    if why is not None:
+        return why
     if isinstance(error, ConflictError):
-        return f"{in_words.text(CONFLICT)} ({error.message})"
-    return str(error)
+        return f"{in_words.text(CONFLICT)} ({SENTENCES.message(in_words, error.message) or error.message})"
+    return SENTENCES.error(in_words, error)
+
+
+def exactly(in_words: Language, message: str) -> str:
+    """The message of a start that failed: in the reader's words where it is a rule's, else just as it was said."""
+    return _why_not(in_words, message) or SENTENCES.message(in_words, message) or message
+
+
+def _why_not(in_words: Language, message: str) -> str | None:
+    found = _RULED.fullmatch(message)
+    if found is None or (found["code"] != QUOTA_USED and _ACCESS.get(found["code"]) != found["message"]):
+        return None
+    return in_words.text(WHY_NOT[found["code"]])
 
 
 def missing(in_words: Language, text: str) -> str:
@@ -447,8 +472,16 @@ def missing(in_words: Language, text: str) -> str:
     for pattern, sentence in _LACKS:
         found = pattern.fullmatch(text)
         if found:
-            return in_words.text(sentence, **found.groupdict())
+            values = found.groupdict()
+            if "fault" in values:  # what the catalogue says of a table, or a permit's own terms
+                values["fault"] = "; ".join(_fault(in_words, one) for one in values["fault"].split("; "))
+            return in_words.text(sentence, **values)
     return text
+
+
+def _fault(in_words: Language, text: str) -> str:
+    text = text.removeprefix("Value error, ")
+    return SENTENCES.message(in_words, text) or text
 
 
 def _pattern(sentence: str) -> re.Pattern[str]:
@@ -458,6 +491,11 @@ def _pattern(sentence: str) -> re.Pattern[str]:
 
 # The sentence that is nothing but values comes last, so it takes what no other one fits.
 _LACKS = tuple((_pattern(sentence), sentence) for sentence in LACKS)
+
+#: messages of the authority in the reader's language
+SENTENCES = Sentences(
+    {**STATES, **PERMIT_STATES, **APPLICATION_STATES, **PROJECT_STATES, **ROLES, **PLATFORM_ROLES, **_OVER}, missing
+)
 
 
 def listed(in_words: Language, words: list[str]) -> str:

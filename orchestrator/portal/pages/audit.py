@@ -172,7 +172,7 @@ class Audit:
             if not fault:
                 page = await self._portal.call(session, "audit.read", **asked.arguments(), before=before, limit=_PAGE)
         except InputError as error:
-            fault = error.message
+            fault = words.refusal(reader, error)
         # How many there are: what an auditor compares with what the machine's own check says. Not from the log's
         # reading: to read it without a filter would be a record of its own.
         health: Health = await self._portal.call(session, "health.read")

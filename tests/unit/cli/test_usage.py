@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from orchestrator.cli.context import open_governance
+from orchestrator.config import Settings
 from orchestrator.governance.authority import authority_of
 from orchestrator.governance.cards import ClosingDone, FolderSize, Machine, NodeReport, SessionUsage
 from orchestrator.governance.costs import CSV_HEADER

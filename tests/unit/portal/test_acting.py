@@ -129,6 +129,14 @@ def test_only_what_a_page_has_a_form_for_is_done(world: World) -> None:
         assert operation not in [name for name, _, _ in world.authority.called]
 
 
+def test_what_has_no_form_is_said_in_the_documentation() -> None:
+    without = {name for name, operation in acting.OPERATIONS.items() if not operation.reads}
+    without -= set(gathered(*(page.ACTS for page in PAGES)))
+    text = (Path(__file__).parents[3] / "docs" / "portal.md").read_text(encoding="utf-8")
+    part = text.split("## What has no form")[1].split("## ")[0]
+    assert without == set(re.findall(r"`([a-z]+\.[a-z]+)`", part))
+
+
 def test_no_page_has_a_form_that_reads_and_no_two_have_the_same() -> None:
     acts = gathered(*(page.ACTS for page in PAGES))
     known = {name: operation for name, operation in acting.OPERATIONS.items() if name in acts}

@@ -259,3 +259,42 @@ def test_a_text_of_the_deployment_is_never_a_script(text: str) -> None:
 
 def test_headings_of_the_terms_stand_below_the_pages() -> None:
     assert written("# Terms\n\n## One") == "<h3>Terms</h3>\n<h4>One</h4>\n"
+
+
+# -- after the end ---------------------------------------------------------------------------------------
+def test_after_the_end_its_lead_asks_for_more_time_in_both_languages(office: Office) -> None:
+    here = slug(office)
+    ends = office.governance.project(here).ends
+    office.here.clock.now = ends
+    french = {"Accept-Language": "fr"}
+    home = office.get("", "lead").text
+    assert f'href="{PREFIX}projects/{here}/applications">Ask for more time</a>' in home
+    assert "closes by itself on" in office.get(f"projects/{here}").text
+    assert "sera clos de lui-même le" in office.get(f"projects/{here}", **french).text
+    page = office.get(f"projects/{here}/applications").text
+    assert 'value="renewal"' in page and 'value="amendment"' not in page
+    assert "Demandez une prolongation, ou le projet sera clos" in office.get("inbox", **french).text
+    assert "The draft begins with what is in force" in send(
+        office, f"projects/{here}/applications", "renew", "application.amend"
+    )
+    assert office.get(f"projects/{here}", "researcher").status_code == 404
+    assert "closes by itself on" in office.get(f"projects/{here}", "custodian").text
+    office.here.clock.pass_(30)
+    assert office.governance.close_lapsed() == 1
+    assert office.get(f"projects/{here}", "lead").status_code == 404
+    assert f"projects/{here}/applications" not in office.get("").text
+    told = office.get(f"projects/{here}/activity", "custodian", **french).text
+    assert "Projet clos, car sa durée était écoulée" in told
+
+
+def test_what_the_authority_says_is_french_on_a_french_page(office: Office) -> None:
+    """From the form to the page that follows; what was typed stays what it was, and stays text."""
+    here = slug(office)
+    office.log_in("lead")
+    office.client.headers["Accept-Language"] = "fr"
+    page = send(office, f"projects/{here}/people", "invite", "member.invite", person="nobody-here")
+    assert "il n’y a pas de personne « nobody-here »" in page and "there is no person" not in page
+    page = send(office, f"projects/{here}/people", "invite", "member.invite", person="<b>x</b>")
+    assert "<b>x</b>" not in page
+    page = send(office, f"projects/{here}/people", "invite", "member.invite", person="outsider", ends="2020-01-31")
+    assert "une inscription doit se terminer dans l’avenir" in page
