@@ -43,6 +43,8 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
 }
+#: seconds after which a proxy that was started anew knows every way again
+PROXY_LOOK_SECONDS = 5
 #: days after which a login ends: within one working day
 LOGIN_DAYS = 0.5
 
@@ -87,6 +89,9 @@ def _addresses(c: Any, settings: Settings) -> None:
     # Restarting the hub or the proxy must not end anybody's work.
     c.JupyterHub.cleanup_servers = False
     c.JupyterHub.cleanup_proxy = False
+    # A proxy that was started anew knows no way to portal and desktops. The hub looks for that when it asks for last
+    # activity, by default every five minutes, for which nobody would get to their work.
+    c.JupyterHub.last_activity_interval = PROXY_LOOK_SECONDS
 
 
 def _storage(c: Any, settings: Settings, secrets: Path) -> None:

@@ -115,6 +115,8 @@ def test_cookies_are_for_this_site_and_for_tls_where_there_is(tmp_path: Path, ur
 def test_a_restart_ends_nobodys_work(tmp_path: Path) -> None:
     c = configured(tmp_path)
     assert c.JupyterHub.cleanup_servers is False and c.JupyterHub.cleanup_proxy is False
+    # It is in this that JupyterHub tells a proxy that was started anew the ways to portal and desktops.
+    assert 0 < c.JupyterHub.last_activity_interval <= 10
 
 
 def test_a_secret_that_is_missing_or_open_stops_the_hub(tmp_path: Path) -> None:
