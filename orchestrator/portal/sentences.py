@@ -356,10 +356,10 @@ class Sentences:
 
     def error(self, in_words: Language, error: BulleError) -> str:
         """All that a page tells of an error."""
-        message = self.message(in_words, error.message)
+        message, hint = self.message(in_words, error.message), self.hint(in_words, error.hint)
         if message is None:
             kind = next(words for of, words in KINDS.items() if isinstance(error, of))
             # The message stays: whoever helps needs it, and it names what the kind does not.
-            return in_words.text(_ALONE, kind=in_words.text(kind), message=error.message)
-        hint = self.hint(in_words, error.hint)
+            message = in_words.text(_ALONE, kind=in_words.text(kind), message=error.message)
+            hint = hint or (None if _COMMAND.match(error.hint or "bulle ") else error.hint)
         return message if hint is None else in_words.text(_WITH_HINT, message=message, hint=hint)

@@ -223,7 +223,9 @@ def test_the_desktop_of_somebody_removed_at_the_provider_is_gone_within_the_inte
         # the interval, and the five seconds of any removal: the product's promise, not a benchmark
         assert took < INTERVAL + 5 + 1
         # the session in which the desktop was shown is no more: the bridge may notice it before the workspace ends
-        expect(page.locator("html")).to_have_attribute("data-bulle", re.compile("signed-out|removed|ended"), timeout=30_000)
+        expect(page.locator("html")).to_have_attribute(
+            "data-bulle", re.compile("signed-out|removed|ended"), timeout=30_000
+        )
         picture(page, "identity-removed")
         with httpx.Client(base_url=deployment.url, cookies=copied, follow_redirects=True) as thief:
             assert thief.get("/services/portal/").url.path == "/hub/login"

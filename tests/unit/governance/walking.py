@@ -222,7 +222,7 @@ class Walk(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.store.close()
 
-    @initialize(stage=st.sampled_from(("busy", "busy", "running", "ended", "empty")))
+    @initialize(stage=st.sampled_from(("busy", "busy", "ended", "running", "ended", "empty")))
     def begin(self, stage: str = "empty") -> None:
         if stage not in STAGES:
             self.set_stage(stage)
@@ -441,8 +441,8 @@ class Walk(RuleBasedStateMachine):
     def export(self, by, slug):
         self.act(by, "decide_export", slug, "age1somebody")
         # The one decision that changes nothing here: the log alone says that it was taken.
-        last = self.audit.events[-1]
-        self.exported = (last.kind, last.outcome) == (Action.PROJECT_EXPORT, Outcome.DONE)
+        last = [(event.kind, event.outcome) for event in self.audit.events[-1:]]
+        self.exported = last == [(Action.PROJECT_EXPORT, Outcome.DONE)]
 
     def take_in(self, by, slug):
         """Import a project of nobody, made of the rows of another."""
@@ -555,6 +555,21 @@ class Walk(RuleBasedStateMachine):
             self.consent(custodian, slug, person)
         elif again:
             self.confirm(decides, slug, person)
+
+    @rule(renews=st.booleans(), days=st.integers(2, 6), which=st.integers(0, 1))
+    def end_goes_on(self, renews, days, which):
+        """Once the time of "one" is over: more of it is asked for, or days pass until the project closes by itself."""
+        project = self.before.projects.get("one")
+        if project is None or self.clock.now < project.ends:
+            return
+        if renews:
+            self.amend("dan", "one", ApplicationKind.RENEWAL)
+            number = max((number for of, number in self.before.applications if of == "one"), default=1)
+            self.edit("dan", "one", number, "dan", DAYS + 9 + 9 * which)
+            self.hand_in("dan", "one", number)
+        else:
+            self.time_passes(days)
+            self.lapse(AUTHORITY, "one")
 
     @rule(days=st.integers(1, 6))
     def time_passes(self, days):
