@@ -53,9 +53,13 @@ _LARGEST = 1024
 class HeldError(ConflictError):
     """Another node has the folder open."""
 
+    code = "folder-held"
+
 
 class WaitError(UnavailableError):
     """Whether somebody has the folder open is not known yet: ask again."""
+
+    code = "folder-waits"
 
 
 def node_name() -> str:
