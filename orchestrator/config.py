@@ -390,6 +390,24 @@ class Toleration(Section):
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
 
 
+class Tier(Section):
+    """Where the workspaces of some projects run, when that is elsewhere than the others', and with what devices."""
+
+    #: slugs of its projects; every other project is in no tier
+    projects: Annotated[tuple[Slug, ...], Field(min_length=1)]
+    #: labels of its nodes, besides ``kubernetes.node_selector``
+    node_selector: dict[str, str] = {}
+    #: taints that its workspaces tolerate, besides ``kubernetes.tolerations``
+    tolerations: tuple[Toleration, ...] = ()
+    #: container runtime of its workspaces; None: as for all
+    runtime_class: _Label | None = None
+    #: devices of each sandbox, as the nodes offer them: ``{"nvidia.com/gpu": 1}``
+    devices: dict[
+        Annotated[str, Field(pattern=r"^[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?/[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61})$")],
+        Annotated[int, Field(ge=1, le=64)],
+    ] = {}
+
+
 _Image = Annotated[str, AfterValidator(_pinned)]
 
 
@@ -448,7 +466,21 @@ class Kubernetes(Section):
     #: labels of the nodes on which workspaces run
     node_selector: dict[str, str] = {}
     tolerations: tuple[Toleration, ...] = ()
+    #: pools of nodes, and devices such as GPUs, for some projects
+    tiers: tuple[Tier, ...] = ()
     image_pull_secrets: tuple[_Label, ...] = ()
+
+    @field_validator("tiers")
+    @classmethod
+    def _one_tier_each(cls, tiers: tuple[Tier, ...]) -> tuple[Tier, ...]:
+        named = [project for tier in tiers for project in tier.projects]
+        if twice := sorted({each for each in named if named.count(each) > 1}):
+            raise ValueError(f"project {twice[0]} is in two tiers")
+        return tiers
+
+    def tier_of(self, project: str) -> Tier | None:
+        """The tier of the project with this slug; None: it is where all others are."""
+        return next((tier for tier in self.tiers if project in tier.projects), None)
 
     @field_validator("authority")
     @classmethod

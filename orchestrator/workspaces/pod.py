@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.config import Kubernetes, Settings, Uid
+from orchestrator.config import Kubernetes, Settings, Tier, Uid
 from orchestrator.errors import SettingsError
 from orchestrator.terms import Grant
 from orchestrator.workspaces import isolation
@@ -132,8 +132,8 @@ def volumes_of(spec: ContainerSpec, paths: WorkspacePaths) -> list[Volume]:
 def workspace_pod(grant: Grant, settings: Settings, images: Images, lock_image: str) -> Manifest:
     """The pod of the session that ``grant`` allows, as JSON for the cluster's API.
 
-    Of the grant only the session's and the project's id are used; who a session belongs to is in no object of the
-    cluster. ``lock_image`` holds the network lock; it is the gateway's.
+    Of the grant only the session's and the project's id stand in it, and what the project's tier gives; who a session
+    belongs to is in no object of the cluster. ``lock_image`` holds the network lock; it is the gateway's.
 
     Raises:
         SettingsError: ``settings.kubernetes`` is not set, ``kubernetes.hub`` holds names still, or an image is not
@@ -150,6 +150,7 @@ def workspace_pod(grant: Grant, settings: Settings, images: Images, lock_image: 
     sandbox = next(spec for spec in specs if spec.part is PartName.SANDBOX)
     volumes = {volume.name: volume for spec in specs for volume in volumes_of(spec, paths)}
     name = pod_name(grant.session)
+    tier = cluster.tier_of(grant.project)
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -188,10 +189,10 @@ def workspace_pod(grant: Grant, settings: Settings, images: Images, lock_image: 
                 "sysctls": [{"name": "net.ipv4.ping_group_range", "value": "1 0"}],
             },
             "initContainers": [_lock(lock_image, cluster), _probe(sandbox, paths, settings)],
-            "containers": [_container(spec, volumes_of(spec, paths)) for spec in specs],
+            "containers": [_container(spec, volumes_of(spec, paths), tier) for spec in specs],
             "volumes": [volume.manifest(name) for volume in volumes.values()],
             "affinity": _beside_the_project(settings),
-            **_placement(cluster),
+            **_placement(cluster, tier),
         },
     }
 
@@ -207,16 +208,16 @@ def _beside_the_project(settings: Settings) -> Manifest:
     return {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
 
 
-def _placement(cluster: Kubernetes) -> Manifest:
+def _placement(cluster: Kubernetes, tier: Tier | None) -> Manifest:
     found: Manifest = {}
-    if cluster.runtime_class:
-        found["runtimeClassName"] = cluster.runtime_class
+    if runtime := (tier and tier.runtime_class) or cluster.runtime_class:
+        found["runtimeClassName"] = runtime
     if cluster.priority_class:
         found["priorityClassName"] = cluster.priority_class
-    if cluster.node_selector:
-        found["nodeSelector"] = dict(cluster.node_selector)
-    if cluster.tolerations:
-        found["tolerations"] = [each.model_dump(exclude_none=True) for each in cluster.tolerations]
+    if labels := {**cluster.node_selector, **(tier.node_selector if tier else {})}:
+        found["nodeSelector"] = labels
+    if taints := (*cluster.tolerations, *(tier.tolerations if tier else ())):
+        found["tolerations"] = [each.model_dump(exclude_none=True) for each in taints]
     if cluster.image_pull_secrets:
         found["imagePullSecrets"] = [{"name": each} for each in cluster.image_pull_secrets]
     return found
@@ -253,7 +254,7 @@ def _alone(command: Sequence[str], environment: Sequence[tuple[str, str]], *, qu
     return ["/bin/sh", "-c", f"ulimit -c 0 && exec {shlex.join(words)}{' </dev/null >/dev/null 2>&1' if quiet else ''}"]
 
 
-def _container(spec: ContainerSpec, volumes: Sequence[Volume]) -> Manifest:
+def _container(spec: ContainerSpec, volumes: Sequence[Volume], tier: Tier | None) -> Manifest:
     made: Manifest = {
         "name": spec.part.value,
         "image": spec.image,
@@ -270,6 +271,11 @@ def _container(spec: ContainerSpec, volumes: Sequence[Volume]) -> Manifest:
         "terminationMessagePath": UNREACHABLE,
         "terminationMessagePolicy": "File",
     }
+    if spec.part is PartName.SANDBOX and tier is not None:
+        # The node's device plugin shows them in this container alone; no device of the node is named here.
+        given = {name: str(count) for name, count in tier.devices.items()}
+        made["resources"]["limits"] |= given
+        made["resources"]["requests"] |= given
     if spec.part is PartName.BRIDGE:
         made["ports"] = [{"name": "bridge", "containerPort": BRIDGE_PORT, "protocol": "TCP"}]
         made["readinessProbe"] = {"tcpSocket": {"port": BRIDGE_PORT}, "periodSeconds": 1, "failureThreshold": 60}

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from orchestrator.config import Settings, load_settings, resolved, resolved_in_time
 from orchestrator.errors import SettingsError
@@ -228,3 +229,20 @@ def test_a_name_that_is_not_known_yet_is_asked_for_again(monkeypatch: pytest.Mon
     assert found is not None and found.hub == ("10.96.0.7:8081",)
     with pytest.raises(SettingsError, match="has no address"):
         resolved_in_time(settings, 0, lambda name: [])
+
+
+def test_a_project_is_in_one_tier_at_most() -> None:
+    def with_tiers(*tiers: dict[str, object]) -> Settings:
+        return Settings.model_validate({**GOOD, "kubernetes": {"tiers": list(tiers)}})
+
+    found = with_tiers({"projects": ["heart"], "devices": {"nvidia.com/gpu": 1}}, {"projects": ["lungs"]}).kubernetes
+    assert found is not None
+    assert found.tier_of("heart") is found.tiers[0] and found.tier_of("liver") is None
+    for wrong in (
+        ({"projects": ["heart"]}, {"projects": ["heart"]}),
+        ({"projects": []},),
+        ({"projects": ["heart"], "devices": {"memory": 1}},),
+        ({"projects": ["heart"], "devices": {"nvidia.com/gpu": 0}},),
+    ):
+        with pytest.raises(ValidationError):
+            with_tiers(*wrong)

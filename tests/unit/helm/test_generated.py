@@ -55,6 +55,8 @@ def test_nothing_below_the_root_is_open_but_what_must_be() -> None:
         "$Oidc.group_roles",
         "$TermsOfUse.files",
         "$Kubernetes.node_selector",
+        "$Tier.devices",
+        "$Tier.node_selector",
         *(f"$ProjectNamespaces.{key}" for key in ("quota", "limit_range", "labels", "annotations")),
     }
 

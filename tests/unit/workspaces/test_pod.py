@@ -22,6 +22,7 @@ from orchestrator.terms import Grant
 from orchestrator.workspaces import pod, probe
 from orchestrator.workspaces.gateway import settings as gateway_settings
 from orchestrator.workspaces.pod import DRIVER, LOCK, SECCOMP, workspace_pod
+from orchestrator.workspaces.pod_differences import differences
 from orchestrator.workspaces.spec import BRIDGE_PORT, LABEL_SESSION, Images
 from tests.unit.workspaces.test_spec import IMAGES, SETTINGS, a_grant, grants
 
@@ -468,3 +469,32 @@ def test_the_pod_of_one_call_is_not_changed_by_what_is_done_to_that_of_another()
     before = copy.deepcopy(first)
     made()["spec"]["containers"].clear()
     assert made() == first == before
+
+
+def test_a_project_of_a_tier_has_its_nodes_and_devices_and_no_other_has() -> None:
+    tier = {
+        "projects": ["heart"],
+        "node_selector": {"pool": "gpu"},
+        "tolerations": [{"key": "gpu", "operator": "Exists"}],
+        "runtime_class": "accelerated",
+        "devices": {"nvidia.com/gpu": 1},
+    }
+    content = CLUSTER.model_dump(mode="json")
+    common = {"node_selector": {"tier": "research"}, "tolerations": [{"key": "research", "operator": "Exists"}]}
+    others = Settings.model_validate({**content, "kubernetes": {**content["kubernetes"], **common}})
+    settings = Settings.model_validate({**content, "kubernetes": {**content["kubernetes"], **common, "tiers": [tier]}})
+    plain = workspace_pod(a_grant(), others, IMAGES, IMAGES.gateway)
+    for project, inside in (("heart", True), ("lungs", False)):
+        grant = a_grant().model_copy(update={"project": project})
+        pod = workspace_pod(grant, settings, IMAGES, IMAGES.gateway)
+        if not inside:
+            assert pod == plain
+            continue
+        spec = pod["spec"]
+        assert spec["nodeSelector"] == {**plain["spec"]["nodeSelector"], "pool": "gpu"}
+        assert spec["tolerations"] == [*plain["spec"]["tolerations"], {"key": "gpu", "operator": "Exists"}]
+        assert spec["runtimeClassName"] == "accelerated"
+        with_device = [each["name"] for each in spec["containers"] if "nvidia.com/gpu" in each["resources"]["limits"]]
+        assert with_device == ["sandbox"] and not spec["initContainers"][1]["resources"].get("nvidia.com/gpu")
+        # Somebody who adds a device, or takes the tier of another project, has another pod.
+        assert differences(plain, pod) and differences(pod, plain)
