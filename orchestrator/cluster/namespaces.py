@@ -223,7 +223,7 @@ class Namespaces:
             return False
         # Stops: a namespace that somebody prepared under this name, to have people's workspaces in it.
         if not self._is_ours(found, project_id):
-            self._say(name, f"namespace {name} was made by somebody else; it is left alone, and nothing starts in it")
+            self._say(name, f"namespace {name} was made by others; it is left alone, and nothing starts in it")
             return False
         self._said.discard(name)
         missing = self._missing(wanted, found)
@@ -259,7 +259,7 @@ class Namespaces:
             return
         if told == _said(found, wanted) or self._answered.get((kind, where, name)) == (told, _said(found, wanted)):
             return
-        _log.warning("%s %s/%s was changed, and is mended", kind, where, name)
+        _log.warning("%s %s in %s was changed, and is mended", kind, name, where)
         if kind == "rolebindings" and found.get("roleRef") != wanted["roleRef"]:
             # A role cannot be replaced by another in a binding.
             self._api.delete(kind, where, name)

@@ -516,7 +516,7 @@ class PodSessions:
                     continue
             removed += 1
             fault = self._remove(namespace, name)
-            _log.warning("%s/%s was nobody's: %s", namespace, name, fault or "removed")
+            _log.warning("%s in %s was nobody's: %s", name, namespace, fault or "removed")
             if grant is not None:
                 self._journal.after("pod.stop", Outcome.FAILED if fault else Outcome.DONE, grant, reason="left over")
         return taken, removed
@@ -538,11 +538,11 @@ class PodSessions:
             issued = datetime.fromtimestamp(jwt.decode(token, options={"verify_signature": False})["iat"], UTC)
             grant = verify_grant(token, self._key, issuer_of(self._settings.deployment), issued).grant
         except (BulleError, ValueError, KeyError, TypeError, OverflowError, OSError, jwt.PyJWTError) as error:
-            _log.warning("the secret %s/%s holds no grant: %s", namespace, name, type(error).__name__)
+            _log.warning("what lies in %s as %s is no grant: %s", namespace, name, type(error).__name__)
             return None
         # Stops: a grant of one session that somebody put beside another pod.
         if (namespace_of(grant.project_id, self._cluster), pod_name(grant.session)) != (namespace, name):
-            _log.warning("the secret %s/%s holds a grant of another session", namespace, name)
+            _log.warning("what lies in %s as %s is a grant of another session", namespace, name)
             return None
         return grant
 

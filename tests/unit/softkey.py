@@ -28,7 +28,8 @@ class SoftKey:
     def __init__(self, origin: str = ORIGIN, rp_id: str = "localhost", *, verifies: bool = True) -> None:
         self.origin, self.rp_id, self.verifies = origin, rp_id, verifies
         self.private = ec.generate_private_key(ec.SECP256R1())
-        self.id = secrets.token_bytes(32)
+        # It begins with a letter, so that no command line takes it for an option.
+        self.id = b"\0" + secrets.token_bytes(31)
         self.count = 0
 
     @property

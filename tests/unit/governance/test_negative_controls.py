@@ -22,7 +22,7 @@ from tests.unit.governance import test_command_line as commands
 from tests.unit.governance import test_keys as keys
 from tests.unit.governance.test_grants import ISSUER, KEY, NOW, TOKEN, a_grant, check
 
-bulle, layout = commands.bulle, keys.layout
+layout = keys.layout
 NOT_RAISED = pytest.fail.Exception
 
 

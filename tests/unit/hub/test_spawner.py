@@ -56,7 +56,7 @@ class World:
             ),
         }
         servers = [
-            uvicorn.Server(uvicorn.Config(app, uds=str(self.folder / name), log_level="error", lifespan="off"))
+            uvicorn.Server(uvicorn.Config(app, uds=str(self.folder / name), log_config=None, lifespan="off"))
             for name, app in apps.items()
         ]
         tasks = [asyncio.create_task(server.serve()) for server in servers]
