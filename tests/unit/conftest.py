@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,12 @@ def command_line(
     create_signing_keys(settings.layout)
     monkeypatch.setenv("BULLE_SETTINGS", str(path))
     monkeypatch.delenv("BULLE_AS", raising=False)
-    monkeypatch.setenv("COLUMNS", "400")  # what is looked for is not cut by the end of a line
+    # What is looked for in a table is not cut by the end of a line: neither in a command whose module another test has
+    # loaded already, nor in one that is loaded only now.
+    monkeypatch.setenv("COLUMNS", "400")
+    for name, module in list(sys.modules.items()):
+        if name.startswith("orchestrator.cli.") and hasattr(module, "console"):
+            monkeypatch.setattr(module.console, "width", 400)
     return CommandLine(settings, path, capfd)
 
 
