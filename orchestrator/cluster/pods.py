@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from orchestrator.errors import BulleError, IsolationError, NodeError, RefusedError, UnavailableError
-from orchestrator.node.sessions import Step
+from orchestrator.node.session_table import Step
 from orchestrator.workspaces.pod import LOCK, PROBE
 
 Pod = Mapping[str, Any]

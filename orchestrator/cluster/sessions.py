@@ -14,7 +14,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -28,7 +27,6 @@ from orchestrator.cluster_api import HttpsApi, Manifest
 from orchestrator.config import Kubernetes, Settings
 from orchestrator.errors import (
     BulleError,
-    ConflictError,
     ForbiddenError,
     GrantError,
     IsolationError,
@@ -43,7 +41,7 @@ from orchestrator.governance.grants import LIFETIME, issuer_of, verify_grant
 from orchestrator.node.grants import Clock, GrantDesk
 from orchestrator.node.journal import Journal
 from orchestrator.node.session_files import checked_environment
-from orchestrator.node.sessions import FOLLOWS, AbortedError, Described, Report, State, Step
+from orchestrator.node.session_table import UNDER_WAY, Described, Life, Report, SessionTable, State, Step, why
 from orchestrator.terms import Grant, Outcome
 from orchestrator.workspaces.pod import namespace_of, pod_name, workspace_pod
 from orchestrator.workspaces.spec import BRIDGE_PORT, LABEL_DEPLOYMENT, LABEL_PART, LABEL_SESSION, Images
@@ -55,7 +53,6 @@ _LOOK = 0.05
 _EVENTS = 1.0
 #: seconds in which a deleted pod must be gone from the cluster's API
 _GONE = 20.0
-_STARTING = (State.STARTING, State.PROVING, State.MOUNTING)
 
 Connects = Callable[[str, int], bool]
 #: what a node agent told of a session
@@ -72,22 +69,15 @@ def connects(host: str, port: int) -> bool:
 
 
 @dataclass
-class PodSession:
+class PodSession(Life):
     """A session, as the door knows it."""
 
-    grant: Grant
-    namespace: str
-    abort: threading.Event
-    deadline: float
-    state: State = State.STARTING
-    host: str = ""
-    uid: str = ""
+    namespace: str = field(kw_only=True)
+    uid: str = field(default="", kw_only=True)
     #: whether anything of it may be in the cluster
-    made: bool = False
+    made: bool = field(default=False, kw_only=True)
     #: since when its node or its bridge has not been heard
-    silent_since: float | None = None
-    ending: threading.Lock = field(default_factory=threading.Lock, repr=False)
-    gone: threading.Event = field(default_factory=threading.Event, repr=False)
+    silent_since: float | None = field(default=None, kw_only=True)
 
     @property
     def name(self) -> str:
@@ -95,26 +85,17 @@ class PodSession:
         return pod_name(self.grant.session)
 
     def enter(self, state: State) -> None:
-        """Become ``state``."""
-        if state is self.state:
-            return
-        if state not in FOLLOWS[self.state]:
-            raise NodeError(f"a session that is {self.state} cannot become {state}")
-        self.state = state
-
-    def go_on(self) -> None:
-        """Raise when this start is not wanted any more."""
-        if self.abort.is_set():
-            raise AbortedError("the start was aborted")
-
-    def described(self) -> Described:
-        """As the door shows it."""
-        grant = self.grant
-        return Described(grant.session, grant.person, grant.project, self.state, self.host)
+        """Become ``state``; what the cluster says again changes nothing."""
+        if state is not self.state:
+            super().enter(state)
 
 
-class PodSessions:
+class PodSessions(SessionTable[PodSession]):
     """All sessions of a deployment on a cluster. Safe between threads."""
+
+    called = "the door"
+    stopping_hint = "try again in a minute"
+    stoppers = 32
 
     def __init__(
         self,
@@ -130,6 +111,7 @@ class PodSessions:
         clock: Clock = lambda: datetime.now(UTC),
         connects: Connects = connects,
     ) -> None:
+        super().__init__()
         if settings.kubernetes is None:
             raise SettingsError("kubernetes: is not set, so this is no cluster")
         self._settings = settings
@@ -144,9 +126,6 @@ class PodSessions:
         self._clock = clock
         self._connects = connects
         self._labels = f"{LABEL_DEPLOYMENT}={settings.deployment}"
-        self._guard = threading.Lock()
-        self._sessions: dict[str, PodSession] = {}
-        self._closed = False
         self._since = clock().replace(microsecond=0)
         #: set when it is known what an earlier door left
         self._known = threading.Event()
@@ -193,18 +172,8 @@ class PodSessions:
 
     def _enter(self, grant: Grant, abort: threading.Event) -> PodSession:
         deadline = time.monotonic() + self._settings.workspace.start_timeout
-        session = PodSession(grant, namespace_of(grant.project_id, self._cluster), abort, deadline)
-        with self._guard:
-            if self._closed:
-                raise UnavailableError("the door is stopping", hint="try again in a minute")
-            for other in self._sessions.values():
-                if (other.grant.person, other.grant.project_id) == (grant.person, grant.project_id):
-                    raise ConflictError(
-                        f"this workspace is {other.state} already", hint="stop it first, or wait until it has stopped"
-                    )
-            if grant.session in self._sessions:
-                raise ConflictError(f"session {grant.session} exists")
-            self._sessions[grant.session] = session
+        session = PodSession(grant, abort, deadline, namespace=namespace_of(grant.project_id, self._cluster))
+        self._admit(session)
         return session
 
     def _bring_up(self, session: PodSession, token: str, environment: dict[str, str], report: Report) -> None:
@@ -364,22 +333,12 @@ class PodSessions:
     def every(self) -> list[Described]:
         """Every session that is not gone; raises UnavailableError while what runs is not known."""
         self._require_known()
-        with self._guard:
-            return [session.described() for session in self._sessions.values()]
+        return super().every()
 
     def get(self, session: str) -> Described:
         """One of them; raises NotFoundError, and UnavailableError like :meth:`every`."""
         self._require_known()
-        with self._guard:
-            found = self._sessions.get(session)
-        if found is None:
-            raise NotFoundError(f"no session {session[:64]}")
-        return found.described()
-
-    def grants(self, *states: State) -> list[Grant]:
-        """The grants of the sessions in one of ``states``."""
-        with self._guard:
-            return [each.grant for each in self._sessions.values() if each.state in states]
+        return super().get(session)
 
     def in_use(self, project_id: str) -> bool:
         """Whether there is a session of a project."""
@@ -405,18 +364,7 @@ class PodSessions:
             NodeError: something of it did not go; it is tried again.
         """
         self._require_known()
-        with self._guard:
-            found = self._sessions.get(session)
-            if found is None:
-                return
-            found.abort.set()
-            starting = found.state in _STARTING
-        if starting:
-            # The thread that starts it notices and takes all back.
-            if not found.gone.wait(timeout=30):
-                raise NodeError(f"session {session} is still being taken down")
-            return
-        self._end(found, reason)
+        super().stop(session, reason)
 
     def _end(self, session: PodSession, reason: str) -> None:
         with session.ending:
@@ -430,9 +378,7 @@ class PodSessions:
                 self._journal.after("pod.stop", Outcome.FAILED if fault else Outcome.DONE, session.grant, **detail)
             if fault is not None:
                 raise fault
-            with self._guard:
-                self._sessions.pop(session.grant.session, None)
-            session.gone.set()
+            self._is_gone(session)
 
     def _remove(self, namespace: str, name: str) -> BulleError | None:
         """Pod and secret of a session; what of it did not work. Safe to repeat."""
@@ -453,35 +399,11 @@ class PodSessions:
             faults.append(error)
         return faults[0] if faults else None
 
-    def retry(self) -> None:
-        """Try again to take down what did not go before."""
-        with self._guard:
-            left = [each for each in self._sessions.values() if each.state is State.STOPPING]
-        for session in left:
-            if session.ending.acquire(blocking=False):
-                session.ending.release()
-                try:
-                    self._end(session, "retried")
-                except BulleError as error:
-                    _log.error("session %s: %s", session.grant.session, error)
-
-    def stop_all(self, reason: str, sessions: list[str]) -> None:
-        """End these sessions at the same time; faults are logged and left to :meth:`retry`."""
-        if not sessions:
-            return
-        with ThreadPoolExecutor(max_workers=min(32, len(sessions)), thread_name_prefix="stop") as stoppers:
-            jobs = [(name, stoppers.submit(self.stop, name, reason)) for name in sessions]
-        for name, job in jobs:
-            try:
-                job.result()
-            except BulleError as error:
-                _log.error("session %s did not end: %s", name, error)
-
     def close(self) -> None:
         """Take no more starts, and take back those under way. What runs goes on without this door."""
         with self._guard:
             self._closed = True
-            starting = [each for each in self._sessions.values() if each.state in _STARTING]
+            starting = [each for each in self._sessions.values() if each.state in UNDER_WAY]
         for each in starting:
             each.abort.set()
         end = time.monotonic() + 5
@@ -526,8 +448,10 @@ class PodSessions:
         self._known.set()
 
     def _adopt(self, grant: Grant, namespace: str, pod: Manifest) -> None:
-        session = PodSession(grant, namespace, threading.Event(), 0.0, State.RUNNING, pods.address(pod), made=True)
-        session.uid = str(pod["metadata"].get("uid") or "")
+        uid = str(pod["metadata"].get("uid") or "")
+        session = PodSession(
+            grant, threading.Event(), 0.0, State.RUNNING, pods.address(pod), namespace=namespace, uid=uid, made=True
+        )
         with self._guard:
             self._sessions.setdefault(grant.session, session)
 
@@ -554,6 +478,4 @@ def _name(found: Manifest) -> str:
 def _why(error: BaseException) -> dict[str, Any]:
     if isinstance(error, IsolationError):
         return {"code": error.code, "findings": [error.message[:1000]]}
-    if isinstance(error, BulleError):
-        return {"code": error.code, "message": error.message[:1000]}
-    return {"code": "unforeseen", "message": type(error).__name__}
+    return why(error)

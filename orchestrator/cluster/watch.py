@@ -21,7 +21,7 @@ from orchestrator.node.asking import Asking, claim_of
 from orchestrator.node.grants import Clock
 from orchestrator.node.journal import Journal
 from orchestrator.node.ports import Authority
-from orchestrator.node.sessions import State
+from orchestrator.node.session_table import State
 from orchestrator.workspaces.pod import namespace_of
 
 _log = logging.getLogger(__name__)
@@ -136,11 +136,7 @@ class DoorWatch:
         """Ask the authority about every session; stop what it does not allow. After 30 s of silence that is all."""
         self._journal.catch_up()
         grants = self._sessions.grants(State.STARTING, State.PROVING, State.MOUNTING, State.RUNNING)
-        by_reason: dict[str, list[str]] = {}
-        for name, reason in self._asking.refused(map(claim_of, grants)).items():
-            by_reason.setdefault(reason, []).append(name)
-        for reason, names in by_reason.items():
-            self._sessions.stop_all(reason, names)
+        self._sessions.stop_refused(self._asking.refused(map(claim_of, grants)))
         self._asking.compared()
 
     # -- the cluster ------------------------------------------------------------------------------------------
@@ -157,12 +153,8 @@ class DoorWatch:
                 _log.warning("the pods of %s cannot be looked at: %s", namespace, error)
                 continue
             there = {str(each["metadata"]["name"]): each for each in found}
-            reasons: dict[str, list[str]] = {}
-            for each in sessions:
-                if reason := self._reason(each, there.get(each.name)):
-                    reasons.setdefault(reason, []).append(each.grant.session)
-            for reason, names in reasons.items():
-                self._sessions.stop_all(reason, names)
+            reasons = {each.grant.session: self._reason(each, there.get(each.name)) for each in sessions}
+            self._sessions.stop_refused({name: reason for name, reason in reasons.items() if reason})
         self._sessions.retry()
         if time.monotonic() - self._swept >= SWEEP:
             self._swept = time.monotonic()

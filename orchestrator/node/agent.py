@@ -37,7 +37,8 @@ from orchestrator.node.journal import Journal
 from orchestrator.node.lease import Leases
 from orchestrator.node.parts import CommonParts, common_parts, grant_desk, images_of, now, volumes_of
 from orchestrator.node.rounds import Rounds
-from orchestrator.node.sessions import Sessions, State
+from orchestrator.node.session_table import State
+from orchestrator.node.sessions import Sessions
 from orchestrator.node.usage import REPORT_SECONDS, SAMPLE_SECONDS, SIZES_SECONDS, Meter, machine_of
 from orchestrator.node.volumes import Kind, Volumes
 from orchestrator.node.watch import Watch

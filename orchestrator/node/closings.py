@@ -25,7 +25,7 @@ from orchestrator.keys.ring import KEY_SUFFIX
 from orchestrator.node.folders import Folders, archive_of, folder_name, home_key, project_key
 from orchestrator.node.journal import Journal
 from orchestrator.node.ports import ClosingDesk, Keys
-from orchestrator.node.sessions import State
+from orchestrator.node.session_table import State
 from orchestrator.terms import Grant, Outcome, Value
 
 _log = logging.getLogger(__name__)

@@ -41,7 +41,7 @@ from orchestrator.node.pod_identity import ClusterApi, Pod, PodIdentity
 from orchestrator.node.pod_watch import PodWatch
 from orchestrator.node.registration import csi_socket, registration_server, registry_socket, write_profile
 from orchestrator.node.rounds import Rounds
-from orchestrator.node.sessions import State
+from orchestrator.node.session_table import State
 from orchestrator.node.usage import REPORT_SECONDS, SAMPLE_SECONDS, SIZES_SECONDS, Meter, machine_of
 from orchestrator.node.volumes import Kind
 from orchestrator.terms import Grant

@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from orchestrator.errors import BulleError, InputError, NodeError, to_wire
-from orchestrator.node.sessions import Described, Report, Step
+from orchestrator.node.session_table import Described, Report, Step
 
 _log = logging.getLogger(__name__)
 

@@ -14,28 +14,24 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from enum import StrEnum
 
 from orchestrator.config import Settings, Uid
 from orchestrator.errors import (
     BulleError,
-    ConflictError,
     GrantError,
     IsolationError,
     NodeError,
-    NotFoundError,
     RefusedError,
-    UnavailableError,
 )
 from orchestrator.node import measures, session_files
 from orchestrator.node.grants import Clock, GrantDesk
 from orchestrator.node.journal import Journal
+from orchestrator.node.session_table import Described, Life, Report, SessionTable, State, Step, why
 from orchestrator.node.volumes import Kind, Volumes
 from orchestrator.terms import Grant, Outcome
 from orchestrator.workspaces import isolation
 from orchestrator.workspaces.runtime import Runtime
 from orchestrator.workspaces.spec import (
-    BRIDGE_PORT,
     PROBE_COMMAND,
     ContainerSpec,
     Images,
@@ -51,86 +47,19 @@ _PROBE_SECONDS = 10.0
 _VIEW_REPORTS = 0.1
 
 
-class State(StrEnum):
-    """Where a session is in its life."""
-
-    STARTING = "starting"
-    PROVING = "proving"
-    MOUNTING = "mounting"
-    RUNNING = "running"
-    STOPPING = "stopping"
-
-
-#: which state may follow which; there is nothing after STOPPING but being gone
-FOLLOWS: dict[State, frozenset[State]] = {
-    State.STARTING: frozenset({State.PROVING, State.STOPPING}),
-    State.PROVING: frozenset({State.MOUNTING, State.STOPPING}),
-    State.MOUNTING: frozenset({State.RUNNING, State.STOPPING}),
-    State.RUNNING: frozenset({State.STOPPING}),
-    State.STOPPING: frozenset(),
-}
-
-
-@dataclass(frozen=True)
-class Step:
-    """Progress of a start: a step by name (docs/architecture.md), and how far it is."""
-
-    step: str
-    done: int = 0
-    total: int = 0
-
-
-@dataclass(frozen=True)
-class Described:
-    """A session as the door shows it."""
-
-    session: str
-    person: str
-    project: str
-    state: State
-    host: str
-    port: int = BRIDGE_PORT
-
-
-Report = Callable[[Step], None]
-
-
-class AbortedError(BulleError):
-    """Whoever asked for a start went away, or somebody stopped it."""
-
-    code = "aborted"
-
-
 @dataclass
-class _Session:
-    grant: Grant
-    paths: WorkspacePaths
-    abort: threading.Event
-    deadline: float
-    state: State = State.STARTING
-    host: str = ""
-    containers: dict[PartName, str] = field(default_factory=dict)
-    ending: threading.Lock = field(default_factory=threading.Lock)
-    gone: threading.Event = field(default_factory=threading.Event)
-
-    def enter(self, state: State) -> None:
-        if state not in FOLLOWS[self.state]:
-            raise NodeError(f"a session that is {self.state} cannot become {state}")
-        self.state = state
+class _Session(Life):
+    paths: WorkspacePaths = field(kw_only=True)
+    containers: dict[PartName, str] = field(default_factory=dict, kw_only=True)
 
     def go_on(self) -> None:
-        """Raise when this start is not wanted any more."""
-        if self.abort.is_set():
-            raise AbortedError("the start was aborted")
+        """Raise when this start is not wanted any more, or takes too long."""
+        super().go_on()
         if time.monotonic() > self.deadline:
             raise NodeError("the workspace was not up in time", hint="raise workspace.start_timeout")
 
-    def described(self) -> Described:
-        grant = self.grant
-        return Described(grant.session, grant.person, grant.project, self.state, self.host)
 
-
-class Sessions:
+class Sessions(SessionTable[_Session]):
     """All sessions of this machine. Safe between threads."""
 
     def __init__(
@@ -145,6 +74,7 @@ class Sessions:
         seccomp: str | None,
         clock: Clock = lambda: datetime.now(UTC),
     ) -> None:
+        super().__init__()
         self._settings = settings
         self._images = images
         self._runtime = runtime
@@ -154,9 +84,6 @@ class Sessions:
         self._seccomp = seccomp
         self._clock = clock
         self._network = bridge_network(settings.deployment)
-        self._guard = threading.Lock()
-        self._sessions: dict[str, _Session] = {}
-        self._closed = False
         self._pool = ThreadPoolExecutor(max_workers=32, thread_name_prefix="session")
 
     # -- start ----------------------------------------------------------------------------------------------
@@ -195,7 +122,7 @@ class Sessions:
             environment = session_files.checked_environment(environment, grant)
             session = self._enter(grant, abort)
         except BulleError as error:
-            self._journal.after("workspace.start", Outcome.REFUSED, grant, **_why(error))
+            self._journal.after("workspace.start", Outcome.REFUSED, grant, **why(error))
             raise
         try:
             self._bring_up(session, environment, report)
@@ -203,25 +130,15 @@ class Sessions:
             refused = isinstance(error, RefusedError)
             self._end(session, "start failed")
             outcome = Outcome.REFUSED if refused else Outcome.FAILED
-            self._journal.after("workspace.start", outcome, grant, **_why(error))
+            self._journal.after("workspace.start", outcome, grant, **why(error))
             raise
         return session.described()
 
     def _enter(self, grant: Grant, abort: threading.Event) -> _Session:
         deadline = time.monotonic() + self._settings.workspace.start_timeout
-        session = _Session(grant, WorkspacePaths.of(self._settings.layout.mounts, grant.session), abort, deadline)
-        with self._guard:
-            if self._closed:
-                raise UnavailableError("the node agent is stopping")
-            for other in self._sessions.values():
-                if (other.grant.person, other.grant.project_id) == (grant.person, grant.project_id):
-                    raise ConflictError(
-                        f"this workspace is {other.state} already",
-                        hint="stop it first, or wait until it has stopped",
-                    )
-            if grant.session in self._sessions:
-                raise ConflictError(f"session {grant.session} exists")
-            self._sessions[grant.session] = session
+        paths = WorkspacePaths.of(self._settings.layout.mounts, grant.session)
+        session = _Session(grant, abort, deadline, paths=paths)
+        self._admit(session)
         return session
 
     def _bring_up(self, session: _Session, environment: dict[str, str], report: Report) -> None:
@@ -276,7 +193,7 @@ class Sessions:
             report = isolation.parse_report(answer.status, answer.output)
         except (IsolationError, NodeError) as error:
             measures.PROBES.add(outcome="refused")
-            self._journal.after("probe.refused", Outcome.REFUSED, session.grant, **_why(error))
+            self._journal.after("probe.refused", Outcome.REFUSED, session.grant, **why(error))
             raise
         findings = isolation.evaluate(report, targets)
         if findings:
@@ -329,45 +246,7 @@ class Sessions:
         if ended:
             raise NodeError(f"{' and '.join(ended)} ended during the start")
 
-    # -- look -----------------------------------------------------------------------------------------------
-    def every(self) -> list[Described]:
-        """Every session that is not gone."""
-        with self._guard:
-            return [session.described() for session in self._sessions.values()]
-
-    def get(self, session: str) -> Described:
-        """One of them; raises NotFoundError."""
-        with self._guard:
-            found = self._sessions.get(session)
-        if found is None:
-            raise NotFoundError(f"no session {session}")
-        return found.described()
-
-    def grants(self, *states: State) -> list[Grant]:
-        """The grants of the sessions in one of ``states``."""
-        with self._guard:
-            return [each.grant for each in self._sessions.values() if each.state in states]
-
     # -- stop -----------------------------------------------------------------------------------------------
-    def stop(self, session: str, reason: str) -> None:
-        """End a session and wait until nothing of it is left; one that is not there is no error.
-
-        Raises:
-            NodeError: something of it did not go; it is tried again by :meth:`retry`.
-        """
-        with self._guard:
-            found = self._sessions.get(session)
-            if found is None:
-                return
-            found.abort.set()
-            starting = found.state in (State.STARTING, State.PROVING, State.MOUNTING)
-        if starting:
-            # The thread that starts it notices and takes all back.
-            if not found.gone.wait(timeout=30):
-                raise NodeError(f"session {session} is still being taken down")
-            return
-        self._end(found, reason)
-
     def _end(self, session: _Session, reason: str) -> None:
         """Take a session down: containers first, so that nothing uses what is unmounted next."""
         with session.ending:
@@ -398,9 +277,7 @@ class Sessions:
             if faults:
                 _log.error("session %s is not wholly down: %s", session.grant.session, "; ".join(map(str, faults)))
                 raise faults[0]
-            with self._guard:
-                self._sessions.pop(session.grant.session, None)
-            session.gone.set()
+            self._is_gone(session)
 
     def _remove_containers(self, session: str) -> None:
         # By label and not from memory: a container whose creation was answered too late is found as well.
@@ -415,43 +292,9 @@ class Sessions:
         for removal in removals:
             removal.result()
 
-    def retry(self) -> None:
-        """Try again to take down what did not go before."""
-        with self._guard:
-            left = [each for each in self._sessions.values() if each.state is State.STOPPING]
-        for session in left:
-            if session.ending.acquire(blocking=False):
-                session.ending.release()
-                try:
-                    self._end(session, "retried")
-                except BulleError as error:
-                    _log.error("session %s: %s", session.grant.session, error)
-
-    def stop_all(self, reason: str, sessions: list[str] | None = None) -> None:
-        """End these sessions (None: every one) at the same time; faults are logged and left to
-        :meth:`retry`."""
-        with self._guard:
-            names = list(self._sessions) if sessions is None else sessions
-        if not names:
-            return
-        # Not in the pool: each of these waits for work that the pool does.
-        with ThreadPoolExecutor(max_workers=len(names), thread_name_prefix="stop") as stoppers:
-            jobs = [(name, stoppers.submit(self.stop, name, reason)) for name in names]
-        for name, job in jobs:
-            try:
-                job.result()
-            except BulleError as error:
-                _log.error("session %s did not end: %s", name, error)
-
     def close(self, reason: str) -> None:
         """Take no more starts, and end every session."""
         with self._guard:
             self._closed = True
         self.stop_all(reason)
         self._pool.shutdown()
-
-
-def _why(error: BaseException) -> dict[str, str]:
-    if isinstance(error, BulleError):
-        return {"code": error.code, "message": error.message[:1000]}
-    return {"code": "unforeseen", "message": type(error).__name__}

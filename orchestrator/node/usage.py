@@ -20,7 +20,7 @@ from orchestrator.governance.cards import FolderSize, Machine, NodeReport, Sessi
 from orchestrator.node.folders import Folders, home_key, project_key
 from orchestrator.node.grants import Clock
 from orchestrator.node.ports import UsageDesk
-from orchestrator.node.sessions import State
+from orchestrator.node.session_table import State
 from orchestrator.terms import Grant
 from orchestrator.workspaces.runtime import Found, Used
 

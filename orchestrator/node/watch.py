@@ -16,7 +16,8 @@ from orchestrator.node.asking import Asking, claim_of
 from orchestrator.node.grants import Clock
 from orchestrator.node.journal import Journal
 from orchestrator.node.ports import Authority
-from orchestrator.node.sessions import Sessions, State
+from orchestrator.node.session_table import State
+from orchestrator.node.sessions import Sessions
 from orchestrator.node.volumes import Volumes
 from orchestrator.workspaces.runtime import Runtime
 
@@ -115,11 +116,7 @@ class Watch:
         grants.update({each.grant.session: each.grant for each in volumes})
         self._journal.catch_up()
         refused = self._asking.refused(map(claim_of, grants.values()))
-        by_reason: dict[str, list[str]] = {}
-        for name, reason in refused.items():
-            by_reason.setdefault(reason, []).append(name)
-        for reason, names in by_reason.items():
-            self._sessions.stop_all(reason, names)
+        self._sessions.stop_refused(refused)
         for each in volumes:
             if each.grant.session in refused:
                 self._volumes.unpublish(str(each.target))

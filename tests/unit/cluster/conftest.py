@@ -22,7 +22,7 @@ from orchestrator.errors import UnavailableError
 from orchestrator.governance.cards import SessionNews
 from orchestrator.governance.grants import issuer_of, sign_grant
 from orchestrator.governance.keys import GRANT_PUBLIC
-from orchestrator.node.sessions import Described, Step
+from orchestrator.node.session_table import Described, Step
 from orchestrator.terms import Event, Grant, PermitTerms, SessionClaim, SessionVerdict
 from tests.unit.cluster.fake import FakeCluster, fake_cluster
 from tests.unit.workspaces.test_spec import IMAGES, SETTINGS

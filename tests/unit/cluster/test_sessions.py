@@ -27,7 +27,7 @@ from orchestrator.errors import (
 )
 from orchestrator.governance.cards import SessionNews
 from orchestrator.node import asking
-from orchestrator.node.sessions import AbortedError, State, Step
+from orchestrator.node.session_table import AbortedError, State, Step
 from orchestrator.workspaces.pod import workspace_pod
 from orchestrator.workspaces.pod_differences import differences
 from tests.unit.cluster.conftest import IMAGES, NAMESPACE, PROJECT, Stage

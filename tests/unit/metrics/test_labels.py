@@ -16,7 +16,7 @@ from orchestrator.governance.operations import OPERATIONS
 from orchestrator.metrics import measures
 from orchestrator.metrics.measures import DECLARED, OTHER, PARTS, Count, Level, Timing, exposition
 from orchestrator.node import measures as node_measures
-from orchestrator.node.sessions import AbortedError, State
+from orchestrator.node.session_table import AbortedError, State
 from orchestrator.node.volumes import Kind
 from orchestrator.portal import measures as portal_measures
 from orchestrator.portal.application import Portal

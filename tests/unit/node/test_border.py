@@ -16,7 +16,7 @@ from orchestrator.node.container import CAPABILITIES, agent_container
 from orchestrator.node.door import parse_start
 from orchestrator.node.mounts import parse_mountinfo
 from orchestrator.node.session_files import BRIDGE_ENVIRONMENT, checked_environment
-from orchestrator.node.sessions import FOLLOWS, State
+from orchestrator.node.session_table import FOLLOWS, State
 from orchestrator.node.volumes import checked_target
 from tests.unit.workspaces.test_spec import SETTINGS, a_grant
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import ConflictError
-from orchestrator.node.sessions import Sessions, State
+from orchestrator.node.session_table import State
+from orchestrator.node.sessions import Sessions
 from tests.unit.workspaces.test_spec import IMAGES, SETTINGS, a_grant
 
 

@@ -17,7 +17,7 @@ from orchestrator.errors import NodeError, UnavailableError
 from orchestrator.governance.cards import NodeReport, SessionUsage
 from orchestrator.node import usage as room
 from orchestrator.node.rounds import Rounds
-from orchestrator.node.sessions import State
+from orchestrator.node.session_table import State
 from orchestrator.node.usage import Meter, machine_of, shares
 from orchestrator.terms import Grant
 from orchestrator.workspaces.docker import used_of

@@ -15,7 +15,7 @@ from orchestrator.errors import BulleError, NodeError, RefusedError, Unavailable
 from orchestrator.node import asking
 from orchestrator.node import watch as room
 from orchestrator.node.journal import Journal
-from orchestrator.node.sessions import State
+from orchestrator.node.session_table import SessionTable, State
 from orchestrator.node.volumes import Kind, Publication
 from orchestrator.node.watch import Watch
 from orchestrator.terms import Event, Grant, SessionClaim, SessionVerdict
@@ -107,6 +107,9 @@ class Bench:
             if self.running.pop(name, None):
                 self.stopped[name] = reason
                 self.ended.set()
+
+    #: the product's own: by reason, over the above
+    stop_refused = SessionTable.stop_refused
 
     def retry(self) -> None: ...
 
