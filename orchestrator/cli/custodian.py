@@ -8,8 +8,7 @@ from orchestrator.cli.context import open_audit, open_settings
 from orchestrator.config import Pkcs11Custodian as TokenSettings
 from orchestrator.errors import BulleError
 from orchestrator.governance.identity import OPERATOR
-from orchestrator.keys import open_custodian
-from orchestrator.keys.pkcs11 import Pkcs11Custodian
+from orchestrator.keys import Pkcs11Custodian, open_custodian
 from orchestrator.terms import Event, Outcome
 
 app = typer.Typer(no_args_is_help=True, help="The key custodian.")

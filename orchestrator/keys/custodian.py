@@ -14,6 +14,7 @@ from orchestrator.config import Layout, Settings
 from orchestrator.config import Pkcs11Custodian as Pkcs11Settings
 from orchestrator.errors import CustodyError
 from orchestrator.keys.file import KEY_FILE, FileCustodian
+from orchestrator.keys.pkcs11 import Pkcs11Custodian
 
 
 class KeyCustodian(Protocol):
@@ -72,9 +73,6 @@ def open_custodian(settings: Settings, layout: Layout) -> KeyCustodian:
                 FileCustodian.create(path)
             return FileCustodian(path)
         case Pkcs11Settings() as token:
-            # Here: who only keeps files durably, as the door of a cluster does, loads no library of a token.
-            from orchestrator.keys.pkcs11 import Pkcs11Custodian  # noqa: PLC0415
-
             return Pkcs11Custodian(
                 module=token.module,
                 token_label=token.token_label,

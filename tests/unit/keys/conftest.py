@@ -40,7 +40,7 @@ class Token:
         """Run Python in a process of its own: a PKCS#11 module is loaded once a process."""
         prelude = (
             "from pathlib import Path\n"
-            "from orchestrator.keys.pkcs11 import Pkcs11Custodian\n"
+            "from orchestrator.keys import Pkcs11Custodian\n"
             "from orchestrator.errors import CustodyError\n"
             f"at = dict(module=Path({str(self.module)!r}), token_label={self.label!r},"
             f" pin_file=Path({str(self.pin_file)!r}))\n"
