@@ -11,8 +11,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from orchestrator.cli.context import VARIABLE, choose_settings
+from orchestrator.cli.context import choose_settings
 from orchestrator.errors import BulleError
+from orchestrator.process import VARIABLE
 
 #: sub-command → module and the typer application or the one command in it
 _PARTS = (

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 from orchestrator.config import FileCustodian, Settings, load_settings
 from orchestrator.errors import SettingsError
+from orchestrator.process import SETTINGS_INSIDE, VARIABLE
 
 if TYPE_CHECKING:
     from orchestrator.audit import AuditLog
     from orchestrator.governance.service import Governance
 
 #: where the settings file is looked for, where no option and no environment variable names it
-PLACES = (Path("bulle.yaml"), Path("/etc/bulle/bulle.yaml"), Path("/var/lib/bulle/demo/bulle.yaml"))
-VARIABLE = "BULLE_SETTINGS"
+PLACES = (Path("bulle.yaml"), Path(SETTINGS_INSIDE), Path("/var/lib/bulle/demo/bulle.yaml"))
 
 _chosen: Path | None = None
 

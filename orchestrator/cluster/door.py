@@ -7,20 +7,17 @@ namespace.
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from orchestrator import logs
-from orchestrator.cluster.process import harden, now
 from orchestrator.cluster.projects import Projects
 from orchestrator.cluster.sessions import Connects, PodSessions, connects
 from orchestrator.cluster.watch import DoorWatch
 from orchestrator.cluster_api import HttpsApi
-from orchestrator.config import Settings, load_settings, resolved_in_time
+from orchestrator.config import Settings, resolved_in_time
 from orchestrator.errors import BulleError, SettingsError
 from orchestrator.governance.cards import SessionNews
 from orchestrator.governance.client import AuthorityClient
@@ -31,6 +28,7 @@ from orchestrator.node.door import door_app
 from orchestrator.node.grants import Clock, GrantDesk, chain_wanted
 from orchestrator.node.journal import Journal
 from orchestrator.node.ports import Authority
+from orchestrator.process import harden, now, own_settings, run_part
 from orchestrator.workspaces.spec import images_of
 
 _AUTHORITY_SECONDS = 3.0
@@ -116,12 +114,7 @@ def serve(settings: Settings) -> None:
 
 def main() -> int:
     """Serve until a signal; 1 with one line of what was wrong, when the door cannot begin."""
-    try:
-        serve(load_settings(Path(os.environ.get("BULLE_SETTINGS", "/etc/bulle/bulle.yaml"))))
-    except BulleError as error:
-        print(f"door: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_part("door", lambda: serve(own_settings()))
 
 
 if __name__ == "__main__":

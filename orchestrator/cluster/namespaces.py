@@ -12,21 +12,19 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import signal
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 from orchestrator import logs
-from orchestrator.cluster.process import harden
 from orchestrator.cluster.rights import control_account, project_role, projects_map
 from orchestrator.cluster_api import HttpsApi, Manifest
-from orchestrator.config import Kubernetes, Settings, load_settings
+from orchestrator.config import Kubernetes, Settings
 from orchestrator.errors import BulleError, ConflictError, NotFoundError, SettingsError
+from orchestrator.process import harden, own_settings, run_part
 from orchestrator.workspaces.pod import ACCOUNT, namespace_of
 from orchestrator.workspaces.spec import BRIDGE_PORT, LABEL_DEPLOYMENT, LABEL_PART
 
@@ -325,21 +323,25 @@ def run(controller: Namespaces, ended: threading.Event) -> None:
         ended.wait(LOOK)
 
 
-def main() -> int:
-    """Run until a signal; 1 with one line of what was wrong, when it cannot begin."""
-    try:
-        settings = load_settings(Path(os.environ.get("BULLE_SETTINGS", "/etc/bulle/bulle.yaml")))
-        logs.configure("namespaces", settings.logs)
-        harden()
-        controller = Namespaces(settings, HttpsApi.of_the_cluster())
-    except BulleError as error:
-        print(f"namespaces: {error}", file=sys.stderr)
-        return 1
+def serve() -> None:
+    """Run until a signal.
+
+    Raises:
+        BulleError: it cannot begin.
+    """
+    settings = own_settings()
+    logs.configure("namespaces", settings.logs)
+    harden()
+    controller = Namespaces(settings, HttpsApi.of_the_cluster())
     ended = threading.Event()
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, lambda *_: ended.set())
     run(controller, ended)
-    return 0
+
+
+def main() -> int:
+    """Run until a signal; 1 with one line of what was wrong, when it cannot begin."""
+    return run_part("namespaces", serve)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.config import Layout, Uid
-from orchestrator.errors import BulleError, SettingsError
+from orchestrator.errors import SettingsError
 from orchestrator.governance.keys import create_signing_keys
+from orchestrator.process import run_part
 
 VOLUMES = Path("/volumes")
 #: the pod's fsGroup
@@ -141,15 +142,14 @@ def _tighten(places: Iterable[Path]) -> Iterator[str]:
             raise SettingsError(f"{path}: {error.strerror}", hint=f"it must belong to user {Uid.AUTHORITY}") from error
 
 
+def _say_and_prepare() -> None:
+    for line in prepare():
+        print(f"prepare: {line}", flush=True)
+
+
 def main() -> int:
     """Prepare the volumes; the exit status."""
-    try:
-        for line in prepare():
-            print(f"prepare: {line}", flush=True)
-    except BulleError as error:
-        print(f"prepare: {error.message}{f' ({error.hint})' if error.hint else ''}", file=sys.stderr, flush=True)
-        return 1
-    return 0
+    return run_part("prepare", _say_and_prepare)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from orchestrator.addresses import addresses
-from orchestrator.config import Settings, load_settings
+from orchestrator.config import Settings
+from orchestrator.process import own_settings
 from orchestrator.secretfile import read_secret
 
 PROGRAM = "/usr/lib/bulle/node_modules/configurable-http-proxy/bin/configurable-http-proxy"
@@ -39,7 +39,7 @@ def arguments(settings: Settings, program: str = PROGRAM) -> list[str]:
 
 def main() -> None:
     """Become the proxy."""
-    settings = load_settings(Path(os.environ.get("BULLE_SETTINGS", "/etc/bulle/bulle.yaml")))
+    settings = own_settings()
     token = read_secret(settings.layout.secrets / "proxy" / "proxy-token")
     program = os.environ.get("BULLE_PROXY_PROGRAM", PROGRAM)
     # The proxy takes its token from nowhere else. This environment can be read by its own user and root

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from orchestrator.config import Settings, Uid
 from orchestrator.metrics.measures import PARTS
-from orchestrator.node.container import SETTINGS_INSIDE
+from orchestrator.process import SETTINGS_INSIDE
 from orchestrator.workspaces.spec import LABEL_DEPLOYMENT, LABEL_PART
 
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import os
 from collections.abc import Mapping
-from pathlib import Path
 
 import httpx
 import uvicorn
@@ -21,8 +19,9 @@ from starlette.routing import Route
 
 from orchestrator import logs
 from orchestrator.addresses import addresses
-from orchestrator.config import Settings, load_settings
+from orchestrator.config import Settings
 from orchestrator.metrics.measures import CONTENT_TYPE, PARTS, PREFIX
+from orchestrator.process import own_settings
 from orchestrator.secretfile import read_secret
 
 #: seconds in which a part must tell
@@ -91,7 +90,7 @@ def gatherer(sources: Mapping[str, Source], token: str) -> Starlette:
 
 def main() -> None:
     """Serve until stopped."""
-    settings = load_settings(Path(os.environ.get("BULLE_SETTINGS", "/etc/bulle/bulle.yaml")))
+    settings = own_settings()
     logs.configure("metrics", settings.logs)
     wanted = settings.metrics
     if wanted is None:

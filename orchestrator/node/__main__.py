@@ -5,28 +5,24 @@ With ``kubernetes`` in the settings it is the one of a cluster's node.
 
 from __future__ import annotations
 
-import os
 import sys
-from pathlib import Path
 
-from orchestrator.config import load_settings
-from orchestrator.errors import BulleError
 from orchestrator.node.agent import serve
 from orchestrator.node.cluster import serve_cluster
+from orchestrator.process import own_settings, run_part
+
+
+def _serve() -> None:
+    settings = own_settings()
+    if settings.kubernetes is None:
+        serve(settings)
+    else:
+        serve_cluster(settings)
 
 
 def main() -> int:
     """Serve until a signal; 1 with one line of what was wrong, when the agent cannot begin."""
-    try:
-        settings = load_settings(Path(os.environ.get("BULLE_SETTINGS", "/etc/bulle/bulle.yaml")))
-        if settings.kubernetes is None:
-            serve(settings)
-        else:
-            serve_cluster(settings)
-    except BulleError as error:
-        print(f"node agent: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_part("node agent", _serve)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,9 @@ authority on two others.
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import math
 import os
-import resource
 import signal
 import socket
 import time
@@ -35,19 +33,19 @@ from orchestrator.node.door import door_app
 from orchestrator.node.folders import Folders
 from orchestrator.node.journal import Journal
 from orchestrator.node.lease import Leases
-from orchestrator.node.parts import CommonParts, common_parts, grant_desk, images_of, now, volumes_of
+from orchestrator.node.parts import CommonParts, common_parts, grant_desk, images_of, volumes_of
 from orchestrator.node.rounds import Rounds
 from orchestrator.node.session_table import State
 from orchestrator.node.sessions import Sessions
 from orchestrator.node.usage import REPORT_SECONDS, SAMPLE_SECONDS, SIZES_SECONDS, Meter, machine_of
 from orchestrator.node.volumes import Kind, Volumes
 from orchestrator.node.watch import Watch
+from orchestrator.process import harden, now
 from orchestrator.workspaces.docker import DockerRuntime
 from orchestrator.workspaces.runtime import Runtime
 
 _log = logging.getLogger(__name__)
 
-_PR_SET_DUMPABLE = 4
 SOCKETS: tuple[Literal["door", "csi"], ...] = ("door", "csi")
 
 
@@ -99,14 +97,6 @@ def _remove_empty(folder: Path) -> None:
                 raise NodeError(f"{path} is a symbolic link, which this agent never makes")
             path.rmdir()
     folder.rmdir()
-
-
-def harden() -> None:
-    """No core dump of this process or its children, and no other process that reads its memory: it holds
-    keys."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-    os.umask(0o022)
 
 
 def door_socket(path: Path) -> socket.socket:

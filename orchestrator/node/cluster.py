@@ -26,7 +26,7 @@ from orchestrator.config import Layout, Settings, resolved
 from orchestrator.errors import BulleError, SettingsError, UnavailableError
 from orchestrator.metrics.exposed import Exposed
 from orchestrator.node import measures, mounts
-from orchestrator.node.agent import harden, running_version
+from orchestrator.node.agent import running_version
 from orchestrator.node.closings import CLOSING_SECONDS, Closer
 from orchestrator.node.control_groups import ControlGroups
 from orchestrator.node.csi import csi_server
@@ -36,7 +36,7 @@ from orchestrator.node.folders import Folders
 from orchestrator.node.journal import Journal
 from orchestrator.node.late_keys import LateKeys
 from orchestrator.node.lease import node_name
-from orchestrator.node.parts import CommonParts, common_parts, grant_desk, images_of, now, volumes_of
+from orchestrator.node.parts import CommonParts, common_parts, grant_desk, images_of, volumes_of
 from orchestrator.node.pod_identity import ClusterApi, Pod, PodIdentity
 from orchestrator.node.pod_watch import PodWatch
 from orchestrator.node.registration import csi_socket, registration_server, registry_socket, write_profile
@@ -44,6 +44,7 @@ from orchestrator.node.rounds import Rounds
 from orchestrator.node.session_table import State
 from orchestrator.node.usage import REPORT_SECONDS, SAMPLE_SECONDS, SIZES_SECONDS, Meter, machine_of
 from orchestrator.node.volumes import Kind
+from orchestrator.process import harden, now
 from orchestrator.terms import Grant
 from orchestrator.workspaces import seccomp as filters
 from orchestrator.workspaces.pod import workspace_pod

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config import Pkcs11Custodian, Settings
+from orchestrator.process import SETTINGS_INSIDE
 from orchestrator.workspaces.spec import LABEL_DEPLOYMENT, LABEL_PART
-
-SETTINGS_INSIDE = "/etc/bulle/bulle.yaml"
 
 #: Each with the reason for which the agent does not work without it.
 CAPABILITIES = (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from orchestrator.config import Settings
 from orchestrator.governance.client import AuthorityClient
@@ -18,10 +17,11 @@ from orchestrator.node.journal import Journal
 from orchestrator.node.ports import Keys, NodeAuthority, ViewBuilder
 from orchestrator.node.views import Views
 from orchestrator.node.volumes import Volumes
+from orchestrator.process import now
 from orchestrator.workspaces import seccomp
 from orchestrator.workspaces.spec import images_of
 
-__all__ = ["CommonParts", "authority_of", "common_parts", "grant_desk", "images_of", "now", "volumes_of"]
+__all__ = ["CommonParts", "authority_of", "common_parts", "grant_desk", "images_of", "volumes_of"]
 
 _AUTHORITY_SECONDS = 3.0
 
@@ -59,11 +59,6 @@ def authority_of(settings: Settings) -> AuthorityClient:
     if cluster is not None and cluster.authority is not None:
         return AuthorityClient.over_tls(cluster.authority, cluster.tls, timeout=_AUTHORITY_SECONDS)
     return AuthorityClient(settings.layout.socket("node"), timeout=_AUTHORITY_SECONDS)
-
-
-def now() -> datetime:
-    """The time by this machine's clock."""
-    return datetime.now(UTC)
 
 
 def grant_desk(settings: Settings) -> GrantDesk:

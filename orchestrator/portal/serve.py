@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import uvicorn
 
 from orchestrator import logs
 from orchestrator.addresses import addresses
-from orchestrator.config import load_settings
 from orchestrator.governance.client import AsyncAuthorityClient
 from orchestrator.metrics.exposed import expose
 from orchestrator.portal.application import Portal
 from orchestrator.portal.hub import Hub
+from orchestrator.process import own_settings
 from orchestrator.secretfile import read_secret
 
 
 def main() -> None:
     """Serve until stopped."""
-    settings = load_settings(Path(os.environ.get("BULLE_SETTINGS", "/etc/bulle/bulle.yaml")))
+    settings = own_settings()
     logs.configure("portal", settings.logs)
     expose("portal", settings)
     where = addresses(settings)
