@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
 
 from orchestrator.cluster import pods
 from orchestrator.cluster.projects import Projects
@@ -21,6 +20,7 @@ from orchestrator.node.asking import Asking, claim_of
 from orchestrator.node.grants import Clock
 from orchestrator.node.journal import Journal
 from orchestrator.node.ports import Authority
+from orchestrator.node.rounds import again_and_again
 from orchestrator.node.session_table import State
 from orchestrator.workspaces.pod import namespace_of
 
@@ -64,7 +64,7 @@ class DoorWatch:
         self._end = threading.Event()
         self._threads = [
             threading.Thread(target=self._look_on, name="look", daemon=True),
-            threading.Thread(target=self._every, args=(self.ask,), name="ask", daemon=True),
+            threading.Thread(target=again_and_again, args=(self.ask, seconds, self._end), name="ask", daemon=True),
         ]
 
     @property
@@ -94,16 +94,7 @@ class DoorWatch:
                 continue
             _log.info("%d sessions taken up, %d leftovers removed", taken, removed)
             break
-        self._every(self.look)
-
-    def _every(self, what: Callable[[], None]) -> None:
-        while not self._end.wait(self._seconds):
-            try:
-                what()
-            except BulleError as error:
-                _log.warning("%s", error)
-            except Exception:  # noqa: BLE001 - whatever it was, the next look must come
-                _log.exception("the watch stumbled")
+        again_and_again(self.look, self._seconds, self._end)
 
     # -- at the beginning -------------------------------------------------------------------------------------
     def recover(self) -> tuple[int, int]:

@@ -234,9 +234,10 @@ class AuthorityClient:
 
     def __init__(self, socket: Path, *, timeout: float = TIMEOUT) -> None:
         transport = httpx.HTTPTransport(uds=str(socket))
+        http = httpx.Client(transport=transport, base_url="http://authority", timeout=timeout, trust_env=False)
         self._place: Path | str = socket
-        self._http = httpx.Client(transport=transport, base_url="http://authority", timeout=timeout, trust_env=False)
-        self._tls: _OverTls | None = None
+        #: the client to ask with now
+        self._http: Callable[[], httpx.Client] = lambda: http
 
     @classmethod
     def over_tls(cls, url: str, folder: Path, *, timeout: float = TIMEOUT) -> Self:
@@ -252,16 +253,12 @@ class AuthorityClient:
             raise SettingsError(f"kubernetes.authority: {url} is not https://")
         made = cls.__new__(cls)
         made._place = url
-        made._tls = _OverTls(url, Renewed(folder, client_context), timeout)
-        made._http = made._tls.http()
+        made._http = _OverTls(url, Renewed(folder, client_context), timeout).http
         return made
-
-    def _client(self) -> httpx.Client:
-        return self._http if self._tls is None else self._tls.http()
 
     def close(self) -> None:
         """Close the connections."""
-        self._client().close()
+        self._http().close()
 
     def __enter__(self) -> Self:
         return self
@@ -271,7 +268,7 @@ class AuthorityClient:
 
     def _ask(self, call: Call[Answer]) -> Answer:
         try:
-            response = self._client().request(**call.request())
+            response = self._http().request(**call.request())
         except httpx.HTTPError as error:
             raise _unanswered(self._place, error) from error
         return call.answer(response)

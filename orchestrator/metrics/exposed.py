@@ -18,7 +18,9 @@ _PATIENCE = 5.0
 _MODE = 0o660
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Page(BaseHTTPRequestHandler):
+    """The one page of a part, ``/metrics``."""
+
     timeout = _PATIENCE
     part: Part
 
@@ -38,19 +40,27 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing of what serves."""
         return "bulle"
 
-    def address_string(self) -> str:
-        """A unix socket's client has none."""
-        return "metrics"
-
     def log_message(self, format: str, *args: object) -> None:
         """Nothing: a scrape comes every few seconds."""
 
 
-class _Server(socketserver.UnixStreamServer):
+class Quiet(socketserver.BaseServer):
+    """A server that says nothing of its clients."""
+
     request_queue_size = 8
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Who leaves in the middle is no fault of ours."""
+
+
+class _Handler(Page):
+    def address_string(self) -> str:
+        """A unix socket's client has none."""
+        return "metrics"
+
+
+class _Server(Quiet, socketserver.UnixStreamServer):
+    pass
 
 
 class Exposed:

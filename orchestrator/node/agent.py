@@ -11,7 +11,6 @@ import math
 import os
 import signal
 import socket
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,17 +26,15 @@ from orchestrator.config import Layout, Settings, Uid
 from orchestrator.errors import BulleError, NodeError
 from orchestrator.metrics.exposed import expose
 from orchestrator.node import measures, mounts
-from orchestrator.node.closings import CLOSING_SECONDS, Closer
+from orchestrator.node.chores import chores, follow
 from orchestrator.node.csi import GrantVolumes, csi_server
 from orchestrator.node.door import door_app
 from orchestrator.node.folders import Folders
 from orchestrator.node.journal import Journal
 from orchestrator.node.lease import Leases
 from orchestrator.node.parts import CommonParts, common_parts, grant_desk, images_of, volumes_of
-from orchestrator.node.rounds import Rounds
 from orchestrator.node.session_table import State
 from orchestrator.node.sessions import Sessions
-from orchestrator.node.usage import REPORT_SECONDS, SAMPLE_SECONDS, SIZES_SECONDS, Meter, machine_of
 from orchestrator.node.volumes import Kind, Volumes
 from orchestrator.node.watch import Watch
 from orchestrator.process import harden, now
@@ -154,35 +151,14 @@ def serve(settings: Settings, parts: Callable[[Settings], Parts] = real_parts) -
         clock=now,
         seconds=settings.reconcile_seconds,
     )
-    meter = Meter(
+    meter, rounds = chores(
+        with_parts,
+        journal=journal,
+        folders=folders,
+        volumes=volumes,
         sessions=sessions,
         runtime=with_parts.runtime,
-        folders=folders,
-        state=layout.folders,
-        desk=with_parts.authority,
-        clock=now,
-        ticks=time.monotonic,
-    )
-    closer = Closer(
-        desk=with_parts.authority,
-        journal=journal,
-        keys=with_parts.keys,
-        folders=folders,
-        place=layout.folders,
-        sessions=sessions,
-        volumes=volumes,
-        emptied=meter.emptied,
-    )
-    # Apart from the watch: whatever these wait for, a session that must end ends.
-    rounds = Rounds(
-        [
-            (1.0, meter.look),
-            (SAMPLE_SECONDS, meter.sample),
-            (SIZES_SECONDS, meter.measure),
-            (REPORT_SECONDS, meter.report),
-            (CLOSING_SECONDS, closer.round),
-            (SIZES_SECONDS, folders.sweep),
-        ]
+        layout=layout,
     )
     csi = csi_server(GrantVolumes(volumes, desk), layout.socket("csi"), running_version())
     csi.start()
@@ -238,10 +214,7 @@ def _follow(sessions: Sessions, volumes: Volumes, watch: Watch, journal: Journal
         measures.WORKSPACES.follow(partial(sessions_in, state), state=state)
     for kind in Kind:
         measures.MOUNTS.follow(partial(volumes_of, kind), kind=kind)
-    measures.RECONCILE_AGE.follow(lambda: watch.asking.age)
-    measures.AUTHORITY_SILENCE.follow(lambda: watch.asking.silence)
-    measures.EVENTS_WAITING.follow(lambda: journal.waiting)
-    measures.follow_machine(machine_of, folder)
+    follow(watch.asking, journal, folder)
 
 
 def running_version() -> str:

@@ -26,7 +26,8 @@ from orchestrator.node.folders import Folders, archive_of, folder_name, home_key
 from orchestrator.node.journal import Journal
 from orchestrator.node.ports import ClosingDesk, Keys
 from orchestrator.node.session_table import State
-from orchestrator.terms import Grant, Outcome, Value
+from orchestrator.node.usage import Running
+from orchestrator.terms import Outcome, Value
 
 _log = logging.getLogger(__name__)
 
@@ -186,13 +187,6 @@ def key_ids(due: ClosingDue) -> list[str]:
     project_id = due.project_id
     homes = [home_key(project_id, person) for person in due.persons]
     return [project_key(project_id), f"project/{project_id}/pseudonyms", *homes]
-
-
-class Running(Protocol):
-    """What runs on this machine or node."""
-
-    def grants(self, *states: State) -> list[Grant]:
-        """Of the sessions in these states."""
 
 
 class Showing(Protocol):

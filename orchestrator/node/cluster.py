@@ -27,7 +27,7 @@ from orchestrator.errors import BulleError, SettingsError, UnavailableError
 from orchestrator.metrics.exposed import Exposed
 from orchestrator.node import measures, mounts
 from orchestrator.node.agent import running_version
-from orchestrator.node.closings import CLOSING_SECONDS, Closer
+from orchestrator.node.chores import chores, follow
 from orchestrator.node.control_groups import ControlGroups
 from orchestrator.node.csi import csi_server
 from orchestrator.node.csi_volumes import PodKind, PodVolumes
@@ -42,7 +42,7 @@ from orchestrator.node.pod_watch import PodWatch
 from orchestrator.node.registration import csi_socket, registration_server, registry_socket, write_profile
 from orchestrator.node.rounds import Rounds
 from orchestrator.node.session_table import State
-from orchestrator.node.usage import REPORT_SECONDS, SAMPLE_SECONDS, SIZES_SECONDS, Meter, machine_of
+from orchestrator.node.usage import Meter
 from orchestrator.node.volumes import Kind
 from orchestrator.process import harden, now
 from orchestrator.terms import Grant
@@ -254,42 +254,21 @@ def _unlink_sockets(kubelet: Path) -> None:
 def _rounds(
     parts: ClusterParts, journal: Journal, folders: Folders, volumes: PodVolumes, layout: Layout
 ) -> tuple[Meter, Rounds]:
-    """What is done from time to time, apart from the watch: whatever these wait for, a session that must end ends."""
+    """What is done from time to time for this node's pods."""
 
     def running(*states: State) -> list[Grant]:
         return volumes.running() if states == (State.RUNNING,) else volumes.every()
 
-    sessions = SimpleNamespace(grants=running)
-    meter = Meter(
-        sessions=sessions,
-        runtime=ControlGroups(volumes.pod_of),
+    return chores(
+        parts,
+        journal=journal,
         folders=folders,
-        state=layout.folders,
-        desk=parts.authority,
-        clock=now,
-        ticks=time.monotonic,
+        volumes=volumes,
+        sessions=SimpleNamespace(grants=running),
+        runtime=ControlGroups(volumes.pod_of),
+        layout=layout,
         kept=layout.mounts / "pods" / _KEPT,
         node=node_name(),
-    )
-    closer = Closer(
-        desk=parts.authority,
-        journal=journal,
-        keys=parts.keys,
-        folders=folders,
-        place=layout.folders,
-        sessions=sessions,
-        volumes=volumes,
-        emptied=meter.emptied,
-    )
-    return meter, Rounds(
-        [
-            (1.0, meter.look),
-            (SAMPLE_SECONDS, meter.sample),
-            (SIZES_SECONDS, meter.measure),
-            (REPORT_SECONDS, meter.report),
-            (CLOSING_SECONDS, closer.round),
-            (SIZES_SECONDS, folders.sweep),
-        ]
     )
 
 
@@ -299,7 +278,4 @@ def _follow(volumes: PodVolumes, watch: PodWatch, journal: Journal, disks: Path)
     measures.WORKSPACES.follow(lambda: len(volumes.every()) - len(volumes.running()), state=State.STARTING)
     for kind in Kind:
         measures.MOUNTS.follow(partial(volumes.count, PodKind(kind)), kind=kind)
-    measures.RECONCILE_AGE.follow(lambda: watch.asking.age)
-    measures.AUTHORITY_SILENCE.follow(lambda: watch.asking.silence)
-    measures.EVENTS_WAITING.follow(lambda: journal.waiting)
-    measures.follow_machine(machine_of, disks)
+    follow(watch.asking, journal, disks)

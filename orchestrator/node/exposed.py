@@ -8,54 +8,31 @@ from __future__ import annotations
 import hmac
 import socket
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 
 from orchestrator.config import Settings
 from orchestrator.errors import SettingsError
-from orchestrator.metrics.exposed import Exposed, expose
-from orchestrator.metrics.measures import CONTENT_TYPE, exposition
+from orchestrator.metrics.exposed import Exposed, Page, Quiet, expose
 from orchestrator.secretfile import read_secret
 
-#: seconds that a client has to ask and to read
-_PATIENCE = 5.0
 
-
-class _Handler(BaseHTTPRequestHandler):
-    timeout = _PATIENCE
+class _Handler(Page):
+    part = "node"
     expected: bytes
 
-    def do_GET(self) -> None:
-        """The one page there is."""
+    def do_GET(self) -> None:  # noqa: N802 - the library calls it so
+        """The page, for who has the token."""
         kind, _, given = self.headers.get("authorization", "").partition(" ")
         # Stops: another pod of the cluster that reads how much is worked, and when. Shown by
         # tests/unit/node/test_exposed.py.
         if not hmac.compare_digest(f"{kind.lower()} {given.strip()}".encode(), self.expected):
             self.send_error(401)
             return
-        if self.path != "/metrics":
-            self.send_error(404)
-            return
-        body = exposition("node")
-        self.send_response(200)
-        self.send_header("Content-Type", CONTENT_TYPE)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def version_string(self) -> str:
-        """Nothing of what serves."""
-        return "bulle"
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Nothing: a scrape comes every few seconds."""
+        super().do_GET()
 
 
-class _Server(ThreadingHTTPServer):
+class _Server(Quiet, ThreadingHTTPServer):
     daemon_threads = True
-    request_queue_size = 8
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Who leaves in the middle is no fault of ours."""
 
 
 class ExposedNode:

@@ -6,32 +6,28 @@ part that made it; it takes the data away, without asking that part.
 
 from __future__ import annotations
 
-import logging
 import threading
-from collections.abc import Callable
 
 from orchestrator.node.asking import Asking, claim_of
 from orchestrator.node.csi_volumes import PROVING_SECONDS, PodVolumes
 from orchestrator.node.journal import Journal
 from orchestrator.node.ports import Authority
-
-_log = logging.getLogger(__name__)
+from orchestrator.node.rounds import again_and_again
 
 
 class PodWatch:
-    """One thread that looks, and takes away what must not be there."""
+    """Two threads that look, and take away what must not be there."""
 
     def __init__(self, volumes: PodVolumes, authority: Authority, journal: Journal, seconds: float) -> None:
         self._volumes = volumes
         self._asking = Asking(authority)
         self._journal = journal
-        self._seconds = seconds
         self._end = threading.Event()
         every = min(PROVING_SECONDS, seconds)
         self._threads = [
             # Apart: to open a view takes its time, and whom the authority refuses must not wait for it.
-            threading.Thread(target=self._run, args=(self._look, every), name="look", daemon=True),
-            threading.Thread(target=self._run, args=(self.ask, seconds), name="ask", daemon=True),
+            threading.Thread(target=again_and_again, args=(self._look, every, self._end), name="look", daemon=True),
+            threading.Thread(target=again_and_again, args=(self.ask, seconds, self._end), name="ask", daemon=True),
         ]
 
     @property
@@ -52,13 +48,6 @@ class PodWatch:
 
     def _look(self) -> None:
         self._volumes.look(wait=False)
-
-    def _run(self, what: Callable[[], None], seconds: float) -> None:
-        while not self._end.wait(seconds):
-            try:
-                what()
-            except Exception:  # noqa: BLE001 - whatever it was, the next look must come
-                _log.exception("the watch stumbled")
 
     def ask(self) -> None:
         """Ask the authority about every session; data goes from those that must not go on."""

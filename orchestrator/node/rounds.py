@@ -42,9 +42,20 @@ class Rounds:
                 if now < self._due[number] or self._end.is_set():
                     continue
                 self._due[number] = now + every
-                try:
-                    job()
-                except BulleError as error:
-                    _log.warning("%s", error)
-                except Exception:  # noqa: BLE001 - the next round must come, and the other jobs with it
-                    _log.exception("a round stumbled")
+                attempt(job)
+
+
+def attempt(job: Callable[[], None]) -> None:
+    """Do it once. Whatever goes wrong is said in the log: the next time must come, and the other jobs with it."""
+    try:
+        job()
+    except BulleError as error:
+        _log.warning("%s", error)
+    except Exception:  # noqa: BLE001 - see above
+        _log.exception("a round stumbled")
+
+
+def again_and_again(job: Callable[[], None], seconds: float, end: threading.Event) -> None:
+    """Do it every ``seconds``, until ``end``."""
+    while not end.wait(seconds):
+        attempt(job)

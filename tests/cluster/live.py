@@ -87,8 +87,7 @@ class Live:
 
     def helm(self, *words: str) -> str:
         """What helm says."""
-        line = [str(helm()), "--kubeconfig", str(HOME / "run" / "kubeconfig"), "-n", NAMESPACE, *words]
-        done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=600)
+        done = _helm(*words)
         assert done.returncode == 0, f"helm {' '.join(words[:3])}: {done.stderr[-3000:]}\n{self.state()}"
         return done.stdout
 
@@ -183,13 +182,12 @@ class Live:
     def remove(self) -> None:
         """Take away the release and all that it keeps for the next one."""
         kubectl = self.cluster.kubectl
-        line = [str(helm()), "--kubeconfig", str(HOME / "run" / "kubeconfig"), "-n", NAMESPACE, "uninstall", RELEASE]
         # The agent last: it is it that takes the volumes of workspaces away.
         for pod in self.workspaces():
             where = ("-n", pod["metadata"]["namespace"])
             kubectl("delete", "pod", pod["metadata"]["name"], *where, "--grace-period=0", "--force", check=False)
         until(lambda: self.mounts() == [], 60, "nothing is mounted")
-        subprocess.run(line, capture_output=True, check=False, timeout=120)
+        _helm("uninstall", RELEASE)
         projects = kubectl("get", "namespaces", "-l", "bulle.deployment", "-o", "name", check=False).split()
         kubectl("delete", f"namespace/{NAMESPACE}", *projects, "--timeout=60s", check=False)
         kubectl("delete", "pv", "bulle-control", "bulle-data", "--timeout=30s", check=False)
@@ -252,6 +250,11 @@ def stop_all(live: Live, page: Page) -> None:
         button.first.click()
     until(lambda: live.workspaces() == [], 30, "no pod of a workspace is left")
     until(lambda: live.mounts() == [], 30, "nothing is mounted")
+
+
+def _helm(*words: str) -> subprocess.CompletedProcess[str]:
+    line = [str(helm()), "--kubeconfig", str(HOME / "run" / "kubeconfig"), "-n", NAMESPACE, *words]
+    return subprocess.run(line, capture_output=True, text=True, check=False, timeout=600)
 
 
 def _volume(name: str, mode: str, place: Path) -> Manifest:
