@@ -23,6 +23,7 @@ from orchestrator.node.ports import Authority
 from orchestrator.node.rounds import again_and_again
 from orchestrator.node.session_table import State
 from orchestrator.workspaces.pod import namespace_of
+from orchestrator.workspaces.spec import LABEL_DEPLOYMENT
 
 _log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class DoorWatch:
         self._projects = projects
         self._api = api
         self._cluster = cluster
-        self._labels = f"bulle.deployment={deployment}"
+        self._labels = f"{LABEL_DEPLOYMENT}={deployment}"
         self._asking = Asking(authority)
         self._journal = journal
         self._clock = clock
