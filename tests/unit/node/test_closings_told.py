@@ -34,7 +34,8 @@ class Bench:
         running(self.here.governance)
         self.authority = Authority(self.here.governance, GRANT_KEY, "trial", embedded_custodian=True)
         self.client = AuthorityClient(root / "no.sock")
-        self.client._http = TestClient(node_app(self.authority))
+        http = TestClient(node_app(self.authority))
+        self.client._http = lambda: http
         self.project_id = self.here.governance.project("sleep").id
         layout = Layout(root / "state")
         layout.folders.mkdir(parents=True)
