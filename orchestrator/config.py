@@ -406,6 +406,8 @@ class Tier(Section):
         Annotated[str, Field(pattern=r"^[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?/[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61})$")],
         Annotated[int, Field(ge=1, le=64)],
     ] = {}
+    #: what may be in the sandbox's ``/dev`` for them, ``*`` for anything: ``/dev/nvidia*``. No block device ever may
+    device_files: tuple[Annotated[str, Field(pattern=r"^/dev/[A-Za-z0-9_*][A-Za-z0-9_*/.-]{0,99}$")], ...] = ()
 
 
 _Image = Annotated[str, AfterValidator(_pinned)]

@@ -11,8 +11,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from orchestrator.errors import BulleError, IsolationError, NodeError, RefusedError, UnavailableError
+from orchestrator.governance.cards import SessionNews
 from orchestrator.node.session_table import Step
-from orchestrator.workspaces.pod import LOCK, PROBE
+from orchestrator.workspaces.pod import LOCK
+from orchestrator.workspaces.spec import PartName
 
 Pod = Mapping[str, Any]
 
@@ -24,6 +26,7 @@ _HELD_UP = frozenset({"CreateContainerConfigError", "CreateContainerError", "Run
 #: answers of the node agent that will not change when kubelet asks again
 _REFUSED = re.compile(r"code = (?:PermissionDenied|InvalidArgument|FailedPrecondition) desc = (.*)", re.DOTALL)
 _MOST = 600
+_TELL = "nothing was mounted; tell the administrator"
 
 
 def _states(pod: Pod, key: str) -> dict[str, Mapping[str, Any]]:
@@ -43,12 +46,6 @@ def address(pod: Pod) -> str:
     return str((pod.get("status") or {}).get("podIP") or "")
 
 
-def proved(pod: Pod) -> bool:
-    """Whether the isolation probe has ended well."""
-    ended = _states(pod, "initContainerStatuses").get(PROBE, {}).get("terminated") or {}
-    return bool(ended) and ended.get("exitCode") == 0
-
-
 def is_running(pod: Pod) -> bool:
     """Whether every part of it runs, and nobody deletes it."""
     states = _states(pod, "containerStatuses")
@@ -61,28 +58,29 @@ def is_ready(pod: Pod) -> bool:
     return is_running(pod) and _condition(pod, "Ready").get("status") == "True"
 
 
-def step(pod: Pod) -> Step:
-    """How far a start is, in the words of the door."""
-    inits, parts = _states(pod, "initContainerStatuses"), _states(pod, "containerStatuses")
-    if proved(pod):
-        up = sum("running" in each for each in parts.values())
-        return Step("desktop", up, PARTS) if up else Step("view")
-    if "running" in inits.get(PROBE, {}) or "terminated" in inits.get(LOCK, {}):
+def step(pod: Pod, told: SessionNews) -> Step:
+    """How far a start is, in the words of the door: what the cluster says, and what the node agent told of it."""
+    if told.isolated:
+        parts = _states(pod, "containerStatuses")
+        return (
+            Step("desktop", sum("running" in each for each in parts.values()), PARTS) if told.opened else Step("view")
+        )
+    lock = _states(pod, "initContainerStatuses").get(LOCK, {})
+    if "terminated" in lock:
         return Step("proving")
-    if any("running" in each for each in inits.values()):
+    if "running" in lock:
         return Step("starting", 2, 3)
     return Step("starting", 1 if _condition(pod, "PodScheduled").get("status") == "True" else 0, 3)
 
 
 def failure(pod: Pod) -> BulleError | None:
     """Why the start of this pod has failed for good; None while it has not."""
-    for name, state in _states(pod, "initContainerStatuses").items():
-        ended = state.get("terminated") or {}
-        if ended and ended.get("exitCode") != 0:
-            return _unproved(name, ended)
-    for name, state in _states(pod, "containerStatuses").items():
-        if "terminated" in state:
-            return NodeError(f"{name} ended during the start", hint="see the node's kubelet and container engine")
+    for key in ("initContainerStatuses", "containerStatuses"):
+        for name, state in _states(pod, key).items():
+            ended = state.get("terminated")
+            # The lock has to end, and well.
+            if ended is not None and (name != LOCK or ended.get("exitCode") != 0):
+                return _ended(name, ended)
     status = pod.get("status") or {}
     if status.get("phase") in ("Failed", "Succeeded"):
         said = ": ".join(str(status[key]) for key in ("reason", "message") if status.get(key))
@@ -98,17 +96,16 @@ def failure(pod: Pod) -> BulleError | None:
     return None
 
 
-def _unproved(name: str, ended: Mapping[str, Any]) -> BulleError:
+def _ended(name: str, ended: Mapping[str, Any]) -> BulleError:
     said = [line.strip() for line in str(ended.get("message") or "").splitlines() if line.strip()]
-    tell = "nothing was mounted; tell the administrator"
     if name == LOCK:
         words = "; ".join(said[-5:]) or f"it ended with {ended.get('exitCode')}"
-        return IsolationError(f"the pod's network could not be locked: {words}"[:_MOST], hint=tell)
+        return IsolationError(f"the pod's network could not be locked: {words}"[:_MOST], hint=_TELL)
     found = [line for line in said if not line.startswith("isolation-probe:")]
-    if not found:
-        return IsolationError(f"the isolation probe ended with {ended.get('exitCode')} and found nothing", hint=tell)
-    more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
-    return IsolationError(f"the sandbox is not isolated: {'; '.join(found[:5])[:_MOST]}{more}", hint=tell)
+    if name == PartName.SANDBOX and ended.get("exitCode") != 0 and found:
+        more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
+        return IsolationError(f"the sandbox is not isolated: {'; '.join(found[:5])[:_MOST]}{more}", hint=_TELL)
+    return NodeError(f"{name} ended during the start", hint="see the node's kubelet and container engine")
 
 
 def held_up(pod: Pod) -> BulleError | None:

@@ -262,54 +262,51 @@ class PodSessions(SessionTable[PodSession]):
             if pod:
                 if (failed := pods.failure(pod)) is not None:
                     raise failed
-                self._follow(session, pod, report)
-                if self._is_up(session, pod) and self._is_open(session):
+                told = self._told(session)
+                self._follow(session, pod, told, report)
+                if told.opened and self._is_up(session, pod):
                     return
                 held = pods.held_up(pod)
                 if held is not None and now - began > half:
                     raise held
-            if pod and not pods.proved(pod) and now - looked > _EVENTS:
-                looked = now
-                if (refused := pods.refused_volume(self._events(session))) is not None:
-                    raise refused
+                if not told.isolated and now - looked > _EVENTS:
+                    looked = now
+                    if (refused := pods.refused_volume(self._events(session))) is not None:
+                        raise refused
             if now > session.deadline:
                 raise held or self._late(session)
             session.abort.wait(_LOOK)
 
-    def _follow(self, session: PodSession, pod: pods.Pod, report: Report) -> None:
-        step = pods.step(pod)
-        if step.step == "proving":
+    def _follow(self, session: PodSession, pod: pods.Pod, told: SessionNews, report: Report) -> None:
+        step = pods.step(pod, told)
+        if step.step != "starting" and session.state is State.STARTING:
             session.enter(State.PROVING)
-        elif pods.proved(pod):
-            if session.state is State.STARTING:
-                session.enter(State.PROVING)
+        if told.isolated:
             session.enter(State.MOUNTING)
         report(step)
 
     def _is_up(self, session: PodSession, pod: pods.Pod) -> bool:
-        """Whether the bridge takes connections: by kubelet, which asks once a second, or by asking it here.
+        """Whether the bridge takes connections: by kubelet, which asks once a second, or by asking it here."""
+        session.host = pods.address(pod)
+        return bool(session.host) and (pods.is_ready(pod) or self._connects(session.host, BRIDGE_PORT))
 
-        Only when the probe has ended: it listens on the same port itself.
-        """
-        host = pods.address(pod)
-        if not host or not pods.proved(pod):
-            return False
-        session.host = host
-        return pods.is_ready(pod) or self._connects(host, BRIDGE_PORT)
-
-    def _is_open(self, session: PodSession) -> bool:
-        """Whether the node agent has opened view, home and project folder, as the authority heard of it.
+    def _told(self, session: PodSession) -> SessionNews:
+        """What the node agent told of it, as the authority heard it: whether the probe passed, and whether view, home
+        and project folder are open.
 
         Raises:
-            NodeError: it could not, and why: else a researcher would look at a desktop that never comes.
+            IsolationError: the probe found a way out.
+            NodeError: the agent ended it, and why: else a researcher would look at a desktop that never comes.
         """
         try:
             news = self._news(session.grant.session)
         except UnavailableError:
-            return False
+            return SessionNews()
+        if news.ended is not None and news.isolated is False:
+            raise IsolationError(news.ended, hint="nothing was mounted; tell the administrator")
         if news.ended is not None:
             raise NodeError(f"the node agent ended the session: {news.ended}", hint="see the audit log")
-        return news.opened
+        return news
 
     def _events(self, session: PodSession) -> list[Manifest]:
         try:

@@ -119,17 +119,21 @@ class News:
         # (tests/unit/governance/test_mutual_tls.py).
         if part is not NODE or not event.session:
             return
-        if event.kind == "workspace.start" and event.outcome is Outcome.DONE:
-            told = SessionNews(opened=True)
+        if event.kind == "probe.passed" and event.outcome is Outcome.DONE:
+            told: dict[str, Any] = {"isolated": True}
+        elif event.kind == "probe.refused":
+            told = {"isolated": False}
+        elif event.kind == "workspace.start" and event.outcome is Outcome.DONE:
+            told = {"opened": True}
         elif event.kind == "workspace.stop" and event.detail.get("reason") != NOT_YET:
-            told = SessionNews(ended=str(event.detail.get("reason") or "ended by the node agent"))
+            told = {"opened": False, "ended": str(event.detail.get("reason") or "ended by the node agent")}
         else:
             return
         with self._guard:
-            self._of.pop(event.session, None)
+            before = self._of.pop(event.session, SessionNews())
             while len(self._of) >= self.MOST:
                 self._of.pop(next(iter(self._of)))
-            self._of[event.session] = told
+            self._of[event.session] = before.model_copy(update=told)
 
     def judged(self, verdict: SessionVerdict) -> SessionVerdict:
         """A verdict, against a session from which its data was taken away: its pod has nothing to run for."""

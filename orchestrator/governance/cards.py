@@ -139,6 +139,8 @@ class Recorded(Value):
 class SessionNews(Value):
     """What a node agent told of a session since the authority's start (``GET /v1/sessions/{session}``)."""
 
+    #: whether its isolation probe passed; None: it has not ended
+    isolated: bool | None = None
     #: its view, home and project folder are open
     opened: bool = False
     #: why the node agent took its data away; None: it did not

@@ -1,9 +1,10 @@
 """The volumes of a workspace's pod, on a cluster: each below a kubelet's folder, for the one pod that may have them.
 
 With the first volume of a session its own folders are made, with the last they go. View, home and project folder are
-there from the beginning as empty places, and are opened when the pod's isolation probe has passed: no key is released
-before. What an agent of before left is taken up from the kernel's mount table and from a file in RAM, which names
-sessions and targets and holds no token, no key and no environment. What survives what: docs/csi.md.
+there from the beginning as empty places, and are opened when the pod's isolation probe has passed, which this agent
+judges itself from the probe's report: no key is released before. What an agent of before left is taken up from the
+kernel's mount table and from a file in RAM, which names sessions and targets and holds no token, no key and no
+environment. What survives what: docs/csi.md.
 """
 
 from __future__ import annotations
@@ -26,23 +27,31 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from orchestrator.config import Settings
-from orchestrator.errors import BulleError, ConflictError, GrantError, InputError, NodeError, UnavailableError
-from orchestrator.node import mounts, session_files
+from orchestrator.errors import (
+    BulleError,
+    ConflictError,
+    GrantError,
+    InputError,
+    IsolationError,
+    NodeError,
+    UnavailableError,
+)
+from orchestrator.node import mounts, proof, session_files
 from orchestrator.node.csi import KIND, TOKENS, Asked, is_repeated
 from orchestrator.node.grants import Clock, GrantDesk
 from orchestrator.node.journal import Journal
 from orchestrator.node.pod_identity import Pod, PodName
 from orchestrator.node.volumes import Kind, Volumes, checked_target
 from orchestrator.terms import Grant, Outcome
-from orchestrator.workspaces.pod import PART, PROBE, TARGET, folders_in_ram
-from orchestrator.workspaces.spec import Images, Tmpfs, WorkspacePaths, workspace_specs
+from orchestrator.workspaces.pod import PART, REPORT_FOLDER, REPORT_NAME, TARGET, folders_in_ram
+from orchestrator.workspaces.spec import Images, PartName, Tmpfs, WorkspacePaths, workspace_specs
 
 _log = logging.getLogger(__name__)
 
 #: how long a session's id is remembered after its pod went, against its grant
 _KEEP = timedelta(minutes=15)
 #: seconds between two looks at a pod; at one whose probe has not ended yet, for which somebody waits
-LOOK_SECONDS, PROVING_SECONDS = 0.25, 0.1
+LOOK_SECONDS, PROVING_SECONDS = 0.25, 0.05
 #: how many pods are looked at, or opened, side by side
 _LOOKERS = 64
 #: seconds after which the log says again what has not changed
@@ -66,6 +75,7 @@ class PodKind(StrEnum):
 
 #: the home last: the desktop waits for it
 LATE = (PodKind.VIEW, PodKind.PROJECT, PodKind.HOME)
+REPORT_PLACE = f"{PartName.SANDBOX}:{REPORT_FOLDER}"
 READ_ONLY = frozenset({PodKind.VIEW, PodKind.DISPLAY, PodKind.SANDBOX, PodKind.BRIDGE})
 
 
@@ -86,6 +96,8 @@ class Shown:
     volume_id: str
     arguments: str
     kind: PodKind
+    #: of a folder in RAM: which container has it where
+    place: str = ""
 
 
 @dataclass
@@ -111,7 +123,9 @@ class PodSession:
         return {
             "grant": self.grant.model_dump(mode="json"),
             "pod": [self.pod.namespace, self.pod.name, self.pod.uid],
-            "shown": {target: [each.volume_id, each.arguments, each.kind] for target, each in self.shown.items()},
+            "shown": {
+                target: [each.volume_id, each.arguments, each.kind, each.place] for target, each in self.shown.items()
+            },
             "opened": sorted(self.opened),
             "proved": self.proved,
             "ended": self.ended,
@@ -123,7 +137,11 @@ class PodSession:
         return cls(
             grant=Grant.model_validate(record["grant"]),
             pod=PodName(*record["pod"]),
-            shown={target: Shown(each[0], each[1], PodKind(each[2])) for target, each in record["shown"].items()},
+            # without the last in what an agent of before 1.1 left
+            shown={
+                target: Shown(each[0], each[1], PodKind(each[2]), *each[3:4])
+                for target, each in record["shown"].items()
+            },
             opened={PodKind(each) for each in record["opened"]},
             proved=record["proved"],
             ended=record["ended"],
@@ -191,7 +209,7 @@ class PodVolumes:
             if asked.target in session.shown:
                 raise ConflictError(f"a call for {target} is under way")
             # Written first: whatever is mounted is in the file, also when this process is killed in between.
-            session.shown[asked.target] = Shown(asked.volume_id, asked.arguments, kind)
+            session.shown[asked.target] = Shown(asked.volume_id, asked.arguments, kind, _place_in_ram(asked))
             try:
                 self._save()
                 if not session.shown.keys() - {asked.target}:
@@ -324,10 +342,28 @@ class PodVolumes:
         self._volumes.refuse_lost(session.grant.session)
         # Stops: a container or an image that somebody puts into the pod after its volumes were published. Shown by
         # tests/unit/node/test_csi_volumes.py.
-        pod = self._identity.check_pod(session.pod, session.grant)
+        self._identity.check_pod(session.pod, session.grant)
         waiting = {each.kind for each in session.shown.values()} & set(LATE) - session.opened
-        if waiting and probe_passed(pod):
+        if waiting and (session.proved or self._prove(session)):
             self._open(session, waiting)
+
+    def _prove(self, session: PodSession) -> bool:
+        """Whether the isolation probe has left its report and found nothing; raises IsolationError when it has.
+
+        The pod was compared before, so it is the probe of the image that was named by its content, as the first
+        program of that very sandbox; nobody else has the folder in which the report lies.
+        """
+        places = [Path(where) for where, each in session.shown.items() if each.place == REPORT_PLACE]
+        try:
+            report = proof.left_report(places[0] / REPORT_NAME) if places else None
+        except IsolationError as error:
+            proof.no_report(error, session.grant, self._journal)
+            raise
+        if report is None:
+            return False
+        proof.judge(0, report, self._settings, session.grant, self._journal, locked=True)
+        session.proved = True
+        return True
 
     def end(self, name: str, reason: str) -> None:
         """Take data away from a session at once, whatever its pod does; the rest goes with the pod."""
@@ -426,9 +462,6 @@ class PodVolumes:
         with session.lock:
             if session.ended is not None or self._resting:
                 return
-            if not session.proved:
-                self._journal.done("probe.passed", session.grant)
-                session.proved = True
             first = [kind for kind in LATE[:-1] if kind in waiting]
             with ThreadPoolExecutor(max_workers=2) as pool:
                 for done in [pool.submit(self._open_one, session, kind) for kind in first]:
@@ -587,13 +620,9 @@ class PodVolumes:
         return gone
 
 
-def probe_passed(pod: Pod) -> bool:
-    """Whether kubelet says that the isolation probe of ``pod`` ended well."""
-    for each in (pod.get("status") or {}).get("initContainerStatuses") or ():
-        if each.get("name") == PROBE:
-            ended = (each.get("state") or {}).get("terminated") or {}
-            return ended.get("exitCode") == 0 and ended.get("reason") == "Completed"
-    return False
+def _place_in_ram(asked: Asked) -> str:
+    """Which folder in RAM is asked for, "" for another volume."""
+    return f"{asked.context.get(PART, '')}:{asked.context.get(TARGET, '')}" if asked.kind == PodKind.TMPFS else ""
 
 
 def _layers(path: Path) -> int:

@@ -23,7 +23,7 @@ from orchestrator.errors import (
     NodeError,
     RefusedError,
 )
-from orchestrator.node import measures, session_files
+from orchestrator.node import measures, proof, session_files
 from orchestrator.node.grants import Clock, GrantDesk
 from orchestrator.node.journal import Journal
 from orchestrator.node.session_table import Described, Life, Report, SessionTable, State, Step, why
@@ -180,7 +180,7 @@ class Sessions(SessionTable[_Session]):
     def _prove(self, session: _Session) -> None:
         """Nothing is mounted before this returns. The same container, user, filter and network as the
         researcher's."""
-        targets = isolation.targets_of(self._settings)
+        targets = isolation.targets_of(self._settings, session.grant.project)
         try:
             answer = self._runtime.execute(
                 session.containers[PartName.SANDBOX],
@@ -190,20 +190,10 @@ class Sessions(SessionTable[_Session]):
                 timeout=_PROBE_SECONDS,
                 most=isolation.MOST,
             )
-            report = isolation.parse_report(answer.status, answer.output)
         except (IsolationError, NodeError) as error:
-            measures.PROBES.add(outcome="refused")
-            self._journal.after("probe.refused", Outcome.REFUSED, session.grant, **why(error))
+            proof.no_report(error, session.grant, self._journal)
             raise
-        findings = isolation.evaluate(report, targets)
-        if findings:
-            measures.PROBES.add(outcome="refused")
-            measures.PROBE_FINDINGS.add(len(findings))
-            named = [str(finding)[:300] for finding in findings[:50]]
-            self._journal.after("probe.refused", Outcome.REFUSED, session.grant, code="isolation", findings=named)
-            raise isolation.refusal(findings)
-        measures.PROBES.add(outcome="passed")
-        self._journal.done("probe.passed", session.grant, attempts=len(report))
+        proof.judge(answer.status, answer.output, self._settings, session.grant, self._journal, locked=False)
 
     def _mount(self, session: _Session, report: Report) -> None:
         """View, home and project folder at the same time; the first failure is raised once none is under

@@ -29,17 +29,19 @@ class Finding:
         return f"{self.attempt} {self.target}: {self.detail}"
 
 
-def targets_of(settings: Settings) -> Targets:
-    """What the probe knocks at: what the settings name, and the addresses of this deployment's control
-    plane."""
+def targets_of(settings: Settings, project: str) -> Targets:
+    """What the probe knocks at: what the settings name, and the addresses of this deployment's control plane; and the
+    devices that the tier of the project with this slug has, which are no way out."""
     chosen = settings.probe
     if settings.kubernetes is not None:
+        tier = settings.kubernetes.tier_of(project)
         return {
             "tcp": _once([*chosen.tcp, *settings.kubernetes.hub]),
             "udp": _once([*chosen.udp, *settings.kubernetes.hub]),
             "ping": _once(list(chosen.ping)),
             "resolvers": _once(list(chosen.resolvers)),
             "names": _once(list(chosen.names)),
+            "devices": _once(list(tier.device_files)) if tier is not None else [],
         }
     gateway = str(ipaddress.ip_network(settings.bridge_subnet)[1])
     ports = range(settings.internal_port, settings.internal_port + 4)
@@ -53,6 +55,7 @@ def targets_of(settings: Settings) -> Targets:
         "ping": _once([*chosen.ping, gateway]),
         "resolvers": _once([*chosen.resolvers, f"{gateway}:53"]),
         "names": _once(list(chosen.names)),
+        "devices": [],
     }
 
 

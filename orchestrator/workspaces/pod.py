@@ -43,7 +43,7 @@ TMPFS = "tmpfs"
 ACCOUNT = "bulle-workspace"
 #: where kubelet finds the system-call filter that the node agent puts there (below its folder for such profiles)
 SECCOMP = "bulle/workspace.json"
-LOCK, PROBE = "network-lock", "isolation-probe"
+LOCK = "network-lock"
 LOCK_COMMAND = ("/usr/lib/bulle/network-lock", str(Uid.BRIDGE), str(BRIDGE_PORT))
 
 #: kubelet shows a file of the node here, which all may write, and copies it into the cluster's API when the container
@@ -51,7 +51,10 @@ LOCK_COMMAND = ("/usr/lib/bulle/network-lock", str(Uid.BRIDGE), str(BRIDGE_PORT)
 ROOTS_OWN = "/root"
 UNREACHABLE = f"{ROOTS_OWN}/termination-log"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-#: what a session mounts late, when the probe has passed; the probe's container has none of them
+#: where the isolation probe leaves its report for the node agent: the folder in RAM and the name there. The researcher
+#: may change it afterwards, when it has been read and means nothing any more
+REPORT_FOLDER, REPORT_NAME = f"/run/user/{Uid.SANDBOX}", "isolation-report.json"
+#: what a session mounts late, when the probe has passed
 _LATE = ("view", "home", "project")
 
 Manifest = dict[str, Any]
@@ -147,7 +150,6 @@ def workspace_pod(grant: Grant, settings: Settings, images: Images, lock_image: 
         raise SettingsError(f"kubernetes.hub: {cluster.named_hubs[0]} is a name; it is resolved before a pod is made")
     paths = WorkspacePaths.of(settings.layout.mounts, grant.session)
     specs = workspace_specs(grant, settings, images, paths)
-    sandbox = next(spec for spec in specs if spec.part is PartName.SANDBOX)
     volumes = {volume.name: volume for spec in specs for volume in volumes_of(spec, paths)}
     name = pod_name(grant.session)
     tier = cluster.tier_of(grant.project)
@@ -188,8 +190,8 @@ def workspace_pod(grant: Grant, settings: Settings, images: Images, lock_image: 
                 # Stops: a ping, for which no capability is needed in many clusters.
                 "sysctls": [{"name": "net.ipv4.ping_group_range", "value": "1 0"}],
             },
-            "initContainers": [_lock(lock_image, cluster), _probe(sandbox, paths, settings)],
-            "containers": [_container(spec, volumes_of(spec, paths), tier) for spec in specs],
+            "initContainers": [_lock(lock_image, cluster)],
+            "containers": [_container(spec, volumes_of(spec, paths), settings, grant.project) for spec in specs],
             "volumes": [volume.manifest(name) for volume in volumes.values()],
             "affinity": _beside_the_project(settings),
             **_placement(cluster, tier),
@@ -248,18 +250,35 @@ def _alone(command: Sequence[str], environment: Sequence[tuple[str, str]], *, qu
 
     - no core dumps, now and for all that it starts. Stops: plaintext on a disk of the node
     - an environment of these names only. Stops: what the cluster adds (its API's address, at least)
-    - ``quiet``: no output. Stops: what a researcher's program prints, in a file of kubelet's on a disk of the node
+    - ``quiet``: no output. Stops: what a program prints, in a file of kubelet's on a disk of the node
     """
     words = ["/usr/bin/env", "-i", f"PATH={_PATH}", *(f"{name}={value}" for name, value in environment), *command]
-    return ["/bin/sh", "-c", f"ulimit -c 0 && exec {shlex.join(words)}{' </dev/null >/dev/null 2>&1' if quiet else ''}"]
+    output = " >/dev/null 2>&1" if quiet else ""
+    return ["/bin/sh", "-c", f"ulimit -c 0 && exec {shlex.join(words)} </dev/null{output}"]
 
 
-def _container(spec: ContainerSpec, volumes: Sequence[Volume], tier: Tier | None) -> Manifest:
+def _after_the_probe(spec: ContainerSpec, settings: Settings, project: str) -> tuple[str, ...]:
+    """The sandbox's command, behind the isolation probe: in the researcher's own container, as the researcher's user,
+    before anything of the researcher's is there.
+
+    It becomes the sandbox's program where it found no way out, and ends the container where it did. The node agent
+    judges the whole report once more, by itself, before it opens anything. What it prints, in the pod's status, holds
+    no data: none is mounted yet. Afterwards nothing that is printed gets anywhere (``become`` in ``probe.py``).
+    """
+    targets = json.dumps(isolation.targets_of(settings, project), sort_keys=True)
+    report = f"{REPORT_FOLDER}/{REPORT_NAME}"
+    return (*PROBE_COMMAND, "--locked", "--first", report, targets, *spec.command)
+
+
+def _container(spec: ContainerSpec, volumes: Sequence[Volume], settings: Settings, project: str) -> Manifest:
+    proves = spec.part is PartName.SANDBOX
+    command = _after_the_probe(spec, settings, project) if proves else spec.command
+    tier = settings.kubernetes.tier_of(project) if settings.kubernetes is not None else None
     made: Manifest = {
         "name": spec.part.value,
         "image": spec.image,
         "imagePullPolicy": "IfNotPresent",
-        "command": _alone(spec.command, spec.environment),
+        "command": _alone(command, spec.environment, quiet=not proves),
         "workingDir": "/",
         "securityContext": _security(spec.uid, _group(spec)),
         "resources": {
@@ -269,9 +288,10 @@ def _container(spec: ContainerSpec, volumes: Sequence[Volume], tier: Tier | None
         },
         "volumeMounts": [volume.mount() for volume in volumes],
         "terminationMessagePath": UNREACHABLE,
-        "terminationMessagePolicy": "File",
+        # Of the sandbox: what the probe found.
+        "terminationMessagePolicy": "FallbackToLogsOnError" if proves else "File",
     }
-    if spec.part is PartName.SANDBOX and tier is not None:
+    if proves and tier is not None:
         # The node's device plugin shows them in this container alone; no device of the node is named here.
         given = {name: str(count) for name, count in tier.devices.items()}
         made["resources"]["limits"] |= given
@@ -305,28 +325,5 @@ def _lock(image: str, cluster: Kubernetes) -> Manifest:
         "resources": {"limits": {"cpu": "1", "memory": "64Mi"}, "requests": {"cpu": "10m", "memory": "16Mi"}},
         "terminationMessagePath": UNREACHABLE,
         # What it says is its own: that the network could not be locked, and why.
-        "terminationMessagePolicy": "FallbackToLogsOnError",
-    }
-
-
-def _probe(sandbox: ContainerSpec, paths: WorkspacePaths, settings: Settings) -> Manifest:
-    """The isolation probe, as the researcher's user in the researcher's image; what it finds fails the pod.
-
-    It judges its own report (``--judge``) because an init container can only end well or ill. The program is the one
-    of the image that is pinned by its digest, and the researcher has not been in this pod yet. It has what the sandbox
-    has but the folders that hold data, so what it says, in the pod's status, can hold none.
-    """
-    targets = json.dumps(isolation.targets_of(settings), sort_keys=True)
-    command = (*PROBE_COMMAND, "--locked", "--judge", targets)
-    return {
-        "name": PROBE,
-        "image": sandbox.image,
-        "imagePullPolicy": "IfNotPresent",
-        "command": _alone(command, sandbox.environment, quiet=False),
-        "workingDir": "/",
-        "securityContext": _security(sandbox.uid, _group(sandbox)),
-        "resources": {"limits": {"cpu": "1", "memory": "256Mi"}, "requests": {"cpu": "50m", "memory": "32Mi"}},
-        "volumeMounts": [volume.mount() for volume in volumes_of(sandbox, paths) if not volume.late],
-        "terminationMessagePath": UNREACHABLE,
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }

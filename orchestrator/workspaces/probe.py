@@ -8,8 +8,9 @@ of :func:`plan`. The result is ``blocked``, or ``OPEN`` for anything else, inclu
 a way nobody foresaw.
 
 In a pod the sandbox shares its network with the bridge, so interfaces and routes are there, but locked: with
-``--locked`` the probe tries to use each. ``--judge TARGETS`` is for where nobody waits for a report: the targets
-are the argument, what is open goes to standard error, and the end is 1 if anything is.
+``--locked`` the probe tries to use each. ``--first REPORT TARGETS PROGRAM…`` is for where nobody can start it in a
+container that runs: it is the container's first program. The report becomes the file REPORT, what is open goes to
+standard error and ends it with 1, and only where nothing is does it become PROGRAM, whose output goes nowhere.
 
 Only the standard library, nothing of this package: the file is copied into the sandbox image. What counts as
 blocked on the network is the kernel's refusal to send. Silence is not enough, because a packet may have left;
@@ -30,6 +31,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
 from typing import Any
 
 #: returns why it is blocked, or raises: OSError when the kernel refused, Open when it did not
@@ -39,7 +41,7 @@ SECONDS = 0.35  # for one packet to be let through or refused
 # For all attempts together. In a sandbox that holds, each is refused at once, and on a busy machine "at once" may take
 # its time: a machine that is slow must not be taken for one that leaks. What has no verdict even then counts as open.
 PATIENCE = 6.0
-EMPTY_TARGETS: dict[str, list[str]] = {"tcp": [], "udp": [], "ping": [], "resolvers": [], "names": []}
+EMPTY_TARGETS: dict[str, list[str]] = {"tcp": [], "udp": [], "ping": [], "resolvers": [], "names": [], "devices": []}
 
 # The kernel's ways to say that it has no way to send.
 NOT_SENT = {
@@ -350,26 +352,10 @@ def locked_routes(_target: str) -> str | None:
 
 
 def locked_port(_target: str) -> str | None:
-    """Come to the bridge's port from inside the pod. The bridge is not there yet, so this process listens itself: what
-    gets through is seen."""
-    listeners = []
-    for family, host in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):  # noqa: S104 - in the sandbox only
-        try:
-            sock = socket.socket(family, socket.SOCK_STREAM)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind((host, BRIDGE_PORT))
-            sock.listen()
-            listeners.append(sock)
-        except OSError as error:
-            if error.errno not in (errno.EADDRINUSE, errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
-                raise Open(f"could not listen: {error}") from error
-    try:
-        for host in own_addresses():
-            must_be_refused(host, socket.SOCK_STREAM, host, BRIDGE_PORT)
-    finally:
-        for sock in listeners:
-            sock.close()
+    """Come to the bridge's port from inside the pod. Whether the bridge listens already or not: an answer that nobody
+    does has come through too."""
+    for host in own_addresses():
+        must_be_refused(host, socket.SOCK_STREAM, host, BRIDGE_PORT)
     return "refused on every address"
 
 
@@ -501,15 +487,18 @@ def open_for_reading(target: str) -> str | None:
     return "nothing in it"
 
 
-def devices(_target: str) -> str | None:
-    """Device nodes, besides the harmless ones and terminals."""
+def devices(target: str) -> str | None:
+    """Device nodes, besides the harmless ones, terminals, and what ``all besides PATTERN…`` names: devices that the
+    deployment gives. A block device is a disk, and never given."""
+    given = target.split()[2:]
     found = []
     for folder, _, files in os.walk("/dev"):
         for each in files:
-            mode = os.lstat(os.path.join(folder, each)).st_mode
-            terminal = folder == "/dev/pts"
-            if (stat.S_ISBLK(mode) or stat.S_ISCHR(mode)) and not terminal and each not in HARMLESS_DEVICES:
-                found.append(os.path.join(folder, each))
+            path = os.path.join(folder, each)
+            mode = os.lstat(path).st_mode
+            known = folder == "/dev/pts" or each in HARMLESS_DEVICES or any(fnmatchcase(path, row) for row in given)
+            if stat.S_ISBLK(mode) or (stat.S_ISCHR(mode) and not known):
+                found.append(path)
     if found:
         raise Open(", ".join(found[:5]))
     return "harmless ones only"
@@ -778,7 +767,11 @@ def plan(targets: dict[str, list[str]], locked: bool = False) -> list[tuple[str,
     """Every (attempt, target) pair that a whole report holds, in order; the evaluation asks for exactly
     these."""
     pairs = [(attempt, target) for key, (attempt, _) in NETWORK.items() for target in targets[key]]
-    return pairs + [(attempt, target) for attempt, (_, wanted) in attempts(locked).items() for target in wanted]
+    pairs += [(attempt, target) for attempt, (_, wanted) in attempts(locked).items() for target in wanted]
+    if not (given := targets["devices"]):
+        return pairs
+    # In the name of the attempt, so that no report of a looser one passes for it.
+    return [("devices", f"all besides {' '.join(given)}") if pair[0] == "devices" else pair for pair in pairs]
 
 
 def carry_out(attempt: str, target: str) -> tuple[str, str]:
@@ -840,19 +833,45 @@ def verdict(report: list[dict[str, str]]) -> list[str]:
     return [f"{row['attempt']} {row['target']}: {row['detail']}" for row in report if row["result"] != "blocked"]
 
 
+def keep(path: str, report: list[dict[str, str]]) -> None:
+    """Write the report, whole or not at all: who waits for it reads it as soon as its name is there."""
+    handle = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o400)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        json.dump(report, file)
+    os.rename(f"{path}.new", path)
+
+
+def become(program: list[str]) -> None:
+    """Hand this process over to ``program``.
+
+    Stops: what a researcher's program prints, in a file of kubelet's on a disk of the node.
+    """
+    nowhere = os.open("/dev/null", os.O_RDWR)
+    for each in (0, 1, 2):
+        os.dup2(nowhere, each)
+    os.execv(program[0], program)  # noqa: S606 - what the container is for
+
+
 def main(arguments: list[str]) -> None:
-    """``[--locked] [--judge TARGETS]``: without the latter targets from standard input, the report to standard
-    output."""
+    """``[--locked] [--first REPORT TARGETS PROGRAM…]``: without the latter targets from standard input, the report to
+    standard output."""
     locked = arguments[:1] == ["--locked"]
     rest = arguments[1:] if locked else arguments
-    if rest[:1] == ["--judge"] and len(rest) == 2:
-        found = verdict(run(checked_targets(json.loads(rest[1])), locked))
+    if rest[:1] == ["--first"] and len(rest) > 3:
+        report = run(checked_targets(json.loads(rest[2])), locked)
+        keep(rest[1], report)
+        found = verdict(report)
         # Of whatever length: a cluster shows the end of it, so the number of findings is the last line.
-        lines = [*found, f"isolation-probe: {len(found)} of {len(plan(json.loads(rest[1]), locked))} attempts are open"]
-        print("\n".join(lines), file=sys.stderr, flush=True)
-        os._exit(1 if found else 0)  # not waiting for a resolver that still hopes
+        print(
+            "\n".join([*found, f"isolation-probe: {len(found)} of {len(report)} attempts are open"]),
+            file=sys.stderr,
+            flush=True,
+        )
+        if found:
+            os._exit(1)  # not waiting for a resolver that still hopes
+        become(rest[3:])
     if rest:
-        sys.exit("usage: probe.py [--locked] [--judge TARGETS]")
+        sys.exit("usage: probe.py [--locked] [--first REPORT TARGETS PROGRAM…]")
     json.dump(run(checked_targets(json.load(sys.stdin)), locked), sys.stdout)
     sys.stdout.flush()
     os._exit(0)  # the same

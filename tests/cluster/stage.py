@@ -16,9 +16,18 @@ from typing import Any
 from orchestrator.config import Settings
 from orchestrator.machine import images as machine_images
 from orchestrator.node import mounts, session_files
+from orchestrator.node.proof import left_report
 from orchestrator.terms import Grant
 from orchestrator.workspaces import seccomp
-from orchestrator.workspaces.pod import ACCOUNT, SECCOMP, folders_in_ram, workspace_pod
+from orchestrator.workspaces.isolation import parse_report
+from orchestrator.workspaces.pod import (
+    ACCOUNT,
+    REPORT_FOLDER,
+    REPORT_NAME,
+    SECCOMP,
+    folders_in_ram,
+    workspace_pod,
+)
 from orchestrator.workspaces.spec import Images, WorkspacePaths, workspace_specs
 
 HERE = Path(__file__).parent
@@ -237,6 +246,15 @@ class Session:
         self.cluster.namespace(self.namespace)
         self.cluster.kubectl("create", "-f", "-", given=made)
         return made
+
+    def report(self) -> list[dict[str, str]]:
+        """What the isolation probe left for the node agent."""
+        place = self.ram / f"sandbox{REPORT_FOLDER.replace('/', '-')}" / REPORT_NAME
+        deadline = time.monotonic() + 30
+        while (found := left_report(place)) is None:
+            assert time.monotonic() < deadline, "no report"
+            time.sleep(0.1)
+        return parse_report(0, found)
 
     def open_desktop(self) -> None:
         """Mount a home, as the agent does when the probe has passed; the desktop waits for that."""

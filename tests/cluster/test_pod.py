@@ -6,7 +6,9 @@ Each attack is also made on a pod without the lock, where it succeeds.
 from __future__ import annotations
 
 import json
+import re
 import secrets
+import shlex
 import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -14,9 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.cluster import pods
 from orchestrator.config import Settings
+from orchestrator.workspaces import isolation
 from orchestrator.workspaces.pod import UNREACHABLE
 from orchestrator.workspaces.pod_differences import differences
+from orchestrator.workspaces.spec import PROBE_COMMAND
 from tests.cluster.stage import (
     API_SERVER,
     API_SERVICE,
@@ -25,7 +30,6 @@ from tests.cluster.stage import (
     Cluster,
     Manifest,
     Session,
-    has_ended,
     is_ready,
     neighbour,
 )
@@ -116,13 +120,26 @@ def workspace(cluster: Cluster, settings: Settings) -> Iterator[Session]:
 @pytest.fixture(scope="module")
 def unlocked(cluster: Cluster, settings: Settings) -> Iterator[Session]:
     """The negative control: the same without lock and probe."""
+
+    def neither(manifest: Manifest) -> None:
+        del manifest["spec"]["initContainers"]
+        without_the_probe(manifest)
+
     session = a_session(cluster, settings)
     try:
-        session.start(lambda manifest: manifest["spec"].pop("initContainers"))
+        session.start(neither)
         session.ready()
         yield session
     finally:
         session.stop()
+
+
+def without_the_probe(manifest: Manifest) -> None:
+    """Take the probe from before the sandbox's program."""
+    command = manifest["spec"]["containers"][2]["command"]
+    before, _, rest = command[2].partition(shlex.join(PROBE_COMMAND))
+    assert rest
+    command[2] = f"{before}/usr/lib/bulle/session </dev/null >/dev/null 2>&1"
 
 
 def everywhere(session: Session, beside: str) -> list[str]:
@@ -143,10 +160,12 @@ def everywhere(session: Session, beside: str) -> list[str]:
 def test_lock_and_probe_pass_and_the_pod_is_the_one_that_was_wanted(workspace: Session, cluster: Cluster) -> None:
     found = cluster.pod(workspace.namespace, workspace.name)
     ended = {each["name"]: each["state"]["terminated"] for each in found["status"]["initContainerStatuses"]}
-    assert {name: state["exitCode"] for name, state in ended.items()} == {"network-lock": 0, "isolation-probe": 0}
-    said = cluster.kubectl("logs", "-n", workspace.namespace, workspace.name, "-c", "isolation-probe")
-    assert said.startswith("isolation-probe: 0 of ") and int(said.split()[3]) > 110
+    assert {name: state["exitCode"] for name, state in ended.items()} == {"network-lock": 0}
     assert is_ready(found), found["status"]
+    report = workspace.report()
+    assert len(report) > 110
+    targets = isolation.targets_of(workspace.settings, workspace.grant.project)
+    assert isolation.evaluate(report, targets, locked=True) == []
     made: Manifest = workspace.made  # type: ignore[attr-defined]
     assert differences(made, found) == []
     # Negative control: these volumes are folders of the machine, which no workspace may have.
@@ -208,7 +227,8 @@ def test_nothing_that_is_printed_or_told_leaves_the_sandbox(workspace: Session, 
     write = "import os\nfor path in ('/proc/1/fd/1', '/proc/1/fd/2'):\n"
     write += "    handle = os.open(path, os.O_WRONLY); print(os.write(handle, b'somebody'), os.readlink(path))"
     assert workspace.python("sandbox", write).split() == ["8", "/dev/null", "8", "/dev/null"]
-    assert cluster.kubectl("logs", "-n", workspace.namespace, workspace.name, "-c", "sandbox") == ""
+    logs = cluster.kubectl("logs", "-n", workspace.namespace, workspace.name, "-c", "sandbox")
+    assert re.fullmatch(r"isolation-probe: 0 of \d+ attempts are open\n", logs), "the probe's, before there was data"
     told = f"import os\ntry:\n    open('{UNREACHABLE}', 'w')\nexcept OSError as error:\n    print(error.errno)\n"
     told += "print(os.path.exists('/dev/termination-log'))"
     assert workspace.python("sandbox", told).split() == ["13", "False"]
@@ -238,20 +258,33 @@ def test_a_sandbox_that_takes_the_port_of_a_dead_bridge_is_not_heard(workspace: 
 
 
 # -- negative controls --------------------------------------------------------------------------------------
+def refused(session: Session) -> Manifest:
+    """How a sandbox ended of which the probe found something: with 1, and the node agent would find the same."""
+    found = session.cluster.until(session.namespace, session.name, lambda pod: sandbox_ended(pod) is not None)
+    ended = sandbox_ended(found)
+    assert ended is not None and ended["exitCode"] == 1
+    assert (failed := pods.failure(found)) is not None and failed.code == "isolation"
+    targets = isolation.targets_of(session.settings, session.grant.project)
+    assert isolation.evaluate(session.report(), targets, locked=True)
+    return ended
+
+
+def sandbox_ended(pod: Manifest) -> Manifest | None:
+    states = {each["name"]: each["state"] for each in pod["status"].get("containerStatuses", ())}
+    ended: Manifest | None = states.get("sandbox", {}).get("terminated")
+    return ended
+
+
 def test_without_the_lock_the_probe_refuses_the_start_and_says_what_is_open(
     cluster: Cluster, settings: Settings
 ) -> None:
     session = a_session(cluster, settings)
     try:
-        session.start(lambda manifest: manifest["spec"]["initContainers"].pop(0))
-        found = cluster.until(session.namespace, session.name, has_ended)
-        (state,) = found["status"]["initContainerStatuses"]
-        ended = state["state"]["terminated"]
-        assert ended["exitCode"] == 1
+        session.start(lambda manifest: manifest["spec"].pop("initContainers"))
+        ended = refused(session)
         for attempt in ("tcp 192.0.2.1:443", "locked-interfaces each", "locked-routes each", "locked-port bridge"):
             assert attempt in ended["message"], ended["message"]
         assert "attempts are open" in ended["message"]
-        assert all("waiting" in each["state"] for each in found["status"]["containerStatuses"]), "no part was started"
     finally:
         session.stop()
 
@@ -263,8 +296,7 @@ def test_without_the_filter_the_probe_refuses_the_start(cluster: Cluster, settin
     session = a_session(cluster, settings)
     try:
         session.start(looser)
-        found = cluster.until(session.namespace, session.name, has_ended)
-        message = found["status"]["initContainerStatuses"][1]["state"]["terminated"]["message"]
+        message = refused(session)["message"]
         assert "status Seccomp" in message and "locked" not in message, message
     finally:
         session.stop()

@@ -105,7 +105,7 @@ def trial(tmp_path_factory: pytest.TempPathFactory) -> Trial:
 
 
 def test_a_sandbox_as_specified_is_isolated(trial: Trial) -> None:
-    targets = isolation.targets_of(trial.settings)
+    targets = isolation.targets_of(trial.settings, "")
     report = trial.report(create_arguments(trial.spec), targets, 1000)
     assert trial.findings == []
     assert len(report) > 100
@@ -144,6 +144,7 @@ def test_in_a_sandbox_with_every_hole_every_attempt_succeeds(trial: Trial, neigh
         "ping": [four, six],
         "resolvers": [f"{four}:53", f"[{six}]:53"],
         "names": [name],
+        "devices": [],
     }
     body = create_arguments(dataclasses.replace(trial.spec, network=f"bulle-{trial.deployment}-bridges"))
     for place in (trial.paths.data, trial.paths.home, trial.paths.project):
@@ -190,7 +191,7 @@ def test_in_a_sandbox_with_every_hole_every_attempt_succeeds(trial: Trial, neigh
 
 def test_the_engine_s_own_filter_is_not_enough(trial: Trial) -> None:
     """Without our filter at least io_uring is there; on many virtual machines the hypervisor's sockets too."""
-    targets = isolation.targets_of(trial.settings)
+    targets = isolation.targets_of(trial.settings, "")
     for place in (trial.paths.data, trial.paths.home, trial.paths.project):
         (place / "something").unlink(missing_ok=True)
     trial.report(create_arguments(dataclasses.replace(trial.spec, seccomp=None)), targets, 1000)

@@ -243,6 +243,8 @@ def test_a_project_is_in_one_tier_at_most() -> None:
         ({"projects": []},),
         ({"projects": ["heart"], "devices": {"memory": 1}},),
         ({"projects": ["heart"], "devices": {"nvidia.com/gpu": 0}},),
+        ({"projects": ["heart"], "device_files": ["/etc/passwd"]},),
+        ({"projects": ["heart"], "device_files": ["/dev/nvidia* /dev/*"]},),
     ):
         with pytest.raises(ValidationError):
             with_tiers(*wrong)

@@ -32,9 +32,11 @@ NAMESPACE = f"bulle-project-{PROJECT}"
 
 
 class Authority:
-    """The authority's answers."""
+    """The authority's answers; what a node agent tells of a session follows what its pod does."""
 
-    def __init__(self) -> None:
+    def __init__(self, cluster: FakeCluster) -> None:
+        self.cluster = cluster
+        self.proved: set[str] = set()
         self.events: list[Event] = []
         self.refuses: dict[str, str] = {}
         self.silent = False
@@ -61,7 +63,19 @@ class Authority:
     def session_news(self, session: str) -> SessionNews:
         if self.silent:
             raise UnavailableError("the authority is away")
-        return self.news.get(session, SessionNews(opened=True))
+        if session in self.news:
+            return self.news[session]
+        states = [
+            each["state"]
+            for pod in self.cluster.of("pods")
+            if pod["metadata"]["name"] == f"ws-{session}"
+            for each in pod["status"].get("containerStatuses", ())
+        ]
+        if not states or not all("running" in each for each in states):
+            return SessionNews()
+        opened = session in self.proved
+        self.proved.add(session)
+        return SessionNews(isolated=True, opened=opened)
 
     def kinds(self) -> list[str]:
         return [f"{each.kind} {each.outcome}" for each in self.events]
@@ -72,7 +86,7 @@ class Stage:
 
     def __init__(self, cluster: FakeCluster, folder: Path) -> None:
         self.cluster = cluster
-        self.authority = Authority()
+        self.authority = Authority(cluster)
         self.key = Ed25519PrivateKey.generate()
         public = folder / "state" / "public"
         public.mkdir(parents=True)

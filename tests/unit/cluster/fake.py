@@ -31,8 +31,8 @@ PARTS = ("display", "bridge", "sandbox")
 FINDING = "tcp 192.0.2.1:443: open"
 
 
-def _inits(lock: Manifest, probe: Manifest) -> list[Manifest]:
-    return [{"name": "network-lock", "state": lock}, {"name": "isolation-probe", "state": probe}]
+def _inits(lock: Manifest) -> list[Manifest]:
+    return [{"name": "network-lock", "state": lock}]
 
 
 DONE = {"terminated": {"exitCode": 0, "reason": "Completed"}}
@@ -58,16 +58,20 @@ def status(inits: list[Manifest], parts: Manifest, *, ready: bool = False, **mor
 GOOD = [
     {"phase": "Pending"},
     {"phase": "Pending", "conditions": PLACED},
-    status(_inits(RUNNING, WAITING), WAITING),
-    status(_inits(DONE, RUNNING), WAITING),
-    status(_inits(DONE, DONE), WAITING),
-    status(_inits(DONE, DONE), RUNNING, ready=True),
+    status(_inits(RUNNING), WAITING),
+    status(_inits(DONE), WAITING),
+    status(_inits(DONE), RUNNING, ready=True),
 ]
 STUCK = GOOD[:4]
-OPEN = [
-    *STUCK,
-    status(_inits(DONE, {"terminated": {"exitCode": 1, "message": FINDING + "\nisolation-probe: 1 of 9"}}), WAITING),
-]
+
+
+def _sandbox_ended(message: str) -> Manifest:
+    said = status(_inits(DONE), RUNNING)
+    said["containerStatuses"][2]["state"] = {"terminated": {"exitCode": 1, "message": message}}
+    return said
+
+
+OPEN = [*STUCK, _sandbox_ended(f"{FINDING}\nisolation-probe: 1 of 9 attempts are open")]
 
 
 class FakeCluster:

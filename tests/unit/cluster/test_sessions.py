@@ -31,7 +31,19 @@ from orchestrator.node.session_table import AbortedError, State, Step
 from orchestrator.workspaces.pod import workspace_pod
 from orchestrator.workspaces.pod_differences import differences
 from tests.unit.cluster.conftest import IMAGES, NAMESPACE, PROJECT, Stage
-from tests.unit.cluster.fake import DONE, FINDING, GOOD, OPEN, PLACED, RUNNING, STUCK, WAITING, _inits, status
+from tests.unit.cluster.fake import (
+    DONE,
+    FINDING,
+    GOOD,
+    OPEN,
+    PLACED,
+    RUNNING,
+    STUCK,
+    WAITING,
+    _inits,
+    _sandbox_ended,
+    status,
+)
 
 
 @pytest.fixture
@@ -72,11 +84,11 @@ def test_a_second_start_in_a_project_asks_nothing_but_to_make_secret_and_pod(ope
     assert mine[:2] == [f"create secrets {NAMESPACE}/", f"create pods {NAMESPACE}/"]
 
 
-def test_a_bridge_that_answers_is_up_before_kubelet_says_so_but_only_after_the_probe(open_stage: Stage) -> None:
+def test_a_bridge_that_answers_is_up_before_kubelet_says_so_but_only_with_the_data(open_stage: Stage) -> None:
     open_stage.connects = True
-    open_stage.cluster.script = GOOD[:5]
+    open_stage.cluster.script = [status(_inits(DONE), RUNNING, ready=False)]
     assert open_stage.start(open_stage.grant()).state is State.RUNNING
-    # The probe listens on the bridge's port: an answer then says nothing.
+    # What answers may be a bridge beside a sandbox that is not proved yet.
     open_stage.cluster.script = STUCK
     abort = threading.Event()
     threading.Timer(0.5, abort.set).start()
@@ -193,14 +205,14 @@ def test_a_pod_that_goes_to_and_fro_does_not_fill_the_caller_s_stream(open_stage
 
 # -- a start that fails ---------------------------------------------------------------------------------------
 def _waiting(reason: str, message: str) -> list[dict[str, Any]]:
-    return [status(_inits({"waiting": {"reason": reason, "message": message}}, WAITING), WAITING)]
+    return [status(_inits({"waiting": {"reason": reason, "message": message}}), WAITING)]
 
 
 UNPLACED = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes: too little"}
 FAILURES: dict[str, tuple[list[dict[str, Any]], type[BulleError], str]] = {
     "probe": (OPEN, IsolationError, FINDING),
     "lock": (
-        [status(_inits({"terminated": {"exitCode": 1, "message": "no nftables"}}, WAITING), WAITING)],
+        [status(_inits({"terminated": {"exitCode": 1, "message": "no nftables"}}), WAITING)],
         IsolationError,
         "no nftables",
     ),
@@ -213,7 +225,9 @@ FAILURES: dict[str, tuple[list[dict[str, Any]], type[BulleError], str]] = {
     ),
     "held up": (_waiting("CreateContainerConfigError", "no seccomp profile"), NodeError, "no seccomp profile"),
     "too slow": (STUCK, NodeError, "not up in time"),
-    "a part ended": ([status(_inits(DONE, DONE), DONE)], NodeError, "ended during the start"),
+    "probe without a report": ([_sandbox_ended("Traceback\nOSError: no space")], IsolationError, "no space"),
+    "desktop": ([_sandbox_ended("isolation-probe: 0 of 9 attempts are open")], NodeError, "ended during the start"),
+    "a part ended": ([status(_inits(DONE), DONE)], NodeError, "ended during the start"),
 }
 
 
@@ -253,12 +267,21 @@ def test_a_start_is_over_when_the_node_agent_has_opened_the_data(open_stage: Sta
     open_stage.authority.news[grant.session] = SessionNews()
 
     def opens() -> None:
-        open_stage.authority.news[grant.session] = SessionNews(opened=True)
+        open_stage.authority.news[grant.session] = SessionNews(isolated=True, opened=True)
 
     threading.Timer(0.6, opens).start()
     began = time.monotonic()
     open_stage.start(grant)
     assert time.monotonic() - began > 0.5
+
+
+def test_what_the_node_agent_read_in_the_probe_s_report_ends_the_start(open_stage: Stage) -> None:
+    grant = open_stage.grant()
+    found = "the sandbox is not isolated: tcp 192.0.2.1:443: connected"
+    open_stage.authority.news[grant.session] = SessionNews(isolated=False, ended=found)
+    with pytest.raises(IsolationError, match="connected"):
+        open_stage.start(grant)
+    assert open_stage.left() == []
 
 
 def test_a_view_that_cannot_be_opened_ends_the_start_with_the_agent_s_words(open_stage: Stage) -> None:
@@ -310,7 +333,7 @@ def _end_comes(stage: Stage) -> None:
 
 def _a_part_ends(stage: Stage) -> None:
     (pod,) = stage.cluster.of("pods")
-    said = status(_inits(DONE, DONE), RUNNING, ready=True)
+    said = status(_inits(DONE), RUNNING, ready=True)
     said["containerStatuses"][0]["state"] = {"terminated": {"exitCode": 137}}
     stage.cluster._looks.clear()
     stage.cluster.change("pods", NAMESPACE, pod["metadata"]["name"], status=said)
@@ -332,7 +355,7 @@ def _evicted(stage: Stage) -> None:
 
 def _node_lost(stage: Stage) -> None:
     (pod,) = stage.cluster.of("pods")
-    said = status(_inits(DONE, DONE), RUNNING, ready=False)
+    said = status(_inits(DONE), RUNNING, ready=False)
     stage.cluster._looks.clear()
     stage.cluster.change("pods", NAMESPACE, pod["metadata"]["name"], status=said)
 

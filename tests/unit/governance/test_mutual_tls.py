@@ -378,19 +378,24 @@ def test_on_a_cluster_no_socket_is_a_node_agent_s(place: Path, monkeypatch: pyte
 
 
 def test_only_a_node_agent_s_word_counts(served: Served, place: Path) -> None:
-    session, other = "1" * 32, "2" * 32
+    session, other, refused = "1" * 32, "2" * 32, "3" * 32
     with AuthorityClient(served.door) as door:
         with AuthorityClient.over_tls(served.url, place / "node", timeout=5) as node:
             assert door.session_news(session) == SessionNews()
             node.record(Event(kind="workspace.start", actor="", outcome=Outcome.STARTED, session=session))
-            assert not door.session_news(session).opened
+            node.record(Event(kind="probe.passed", actor="", outcome=Outcome.STARTED, session=session))
+            assert door.session_news(session) == SessionNews()
+            node.record(Event(kind="probe.passed", actor="", outcome=Outcome.DONE, session=session))
+            assert door.session_news(session) == SessionNews(isolated=True)
             node.record(Event(kind="workspace.start", actor="", outcome=Outcome.DONE, session=session))
-            assert door.session_news(session).opened
+            assert door.session_news(session) == SessionNews(isolated=True, opened=True)
             node.record(
                 Event(
                     kind="workspace.stop", actor="", outcome=Outcome.DONE, session=session, detail={"reason": "no key"}
                 )
             )
-            assert door.session_news(session) == SessionNews(ended="no key")
+            assert door.session_news(session) == SessionNews(isolated=True, ended="no key")
+            node.record(Event(kind="probe.refused", actor="", outcome=Outcome.REFUSED, session=refused))
+            assert door.session_news(refused) == SessionNews(isolated=False)
         door.record(Event(kind="workspace.stop", actor="", outcome=Outcome.DONE, session=other))
         assert door.session_news(other) == SessionNews(), "the door hears not of itself"

@@ -163,7 +163,7 @@ def test_an_agent_that_waits_can_be_stopped(tmp_path: Path) -> None:
 
 def data_goes_before_it_serves(node: Node, seconds: float = 20) -> None:
     node.publish_all(node.token(node.grant()))
-    node.cluster.pass_probe()
+    node.pass_probe()
     node.pods.look()
     assert (node.target("view") / "people.parquet").is_file()
     # That agent is killed; the next one finds no authority, and time goes by.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import subprocess
@@ -20,9 +19,9 @@ from orchestrator.config import Settings
 from orchestrator.errors import BulleError, GrantError, InputError, UnavailableError
 from orchestrator.governance.cards import ClosingDone, ClosingDue, ClosingReceipt, NodeReport
 from orchestrator.governance.grants import issuer_of, sign_grant
-from orchestrator.node import csi_volumes, mounts
+from orchestrator.node import csi_volumes, mounts, proof
 from orchestrator.node.csi import AlreadyPublishedError, Asked, PublishedElsewhereError
-from orchestrator.node.csi_volumes import READ_ONLY, PodKind, PodVolumes, probe_passed
+from orchestrator.node.csi_volumes import READ_ONLY, PodKind, PodVolumes
 from orchestrator.node.grants import GrantDesk
 from orchestrator.node.journal import Journal
 from orchestrator.node.lease import HeldError, WaitError
@@ -31,14 +30,13 @@ from orchestrator.node.pod_watch import PodWatch
 from orchestrator.node.views import Views
 from orchestrator.node.volumes import Volumes
 from orchestrator.terms import Event, Grant, SessionClaim, SessionVerdict
+from orchestrator.workspaces import isolation, probe
 from tests.unit.node.apart import apart
 from tests.unit.node.test_border import environment
 from tests.unit.node.test_mounts import Builder, Plain, refused_to_write
 from tests.unit.workspaces.test_pod import CLUSTER, IMAGES
 from tests.unit.workspaces.test_spec import a_grant
 
-ENDED = {"terminated": {"exitCode": 0, "reason": "Completed"}}
-PASSED = {"status": {"initContainerStatuses": [{"name": "isolation-probe", "state": ENDED}]}}
 UID, OTHER = "0f0f0f0f-0000-4000-8000-00000000000a", "0f0f0f0f-0000-4000-8000-00000000000b"
 LATE = ("view", "project", "home")
 FILES = ("x11", "rfb", "display", "sandbox", "bridge")
@@ -59,9 +57,6 @@ class Cluster:
         if isinstance(self.pod, BulleError):
             raise self.pod
         return self.pod
-
-    def pass_probe(self) -> None:
-        self.pod = copy.deepcopy(PASSED)
 
 
 class Desk:
@@ -158,11 +153,30 @@ class Node:
     def publish_all(self, token: str, uid: str = UID) -> None:
         for kind in (*FILES, *LATE):
             self.pods.publish(self.asked(token, kind, uid, read_only=PodKind(kind) in READ_ONLY))
-        shm = {"bulle/part": "sandbox", "bulle/target": "/tmp"}
-        self.pods.publish(self.asked(token, "tmpfs", uid, context=shm))
+        for name, target in (("tmpfs", "/tmp"), ("runtime", "/run/user/1000")):
+            place = {"bulle/part": "sandbox", "bulle/target": target}
+            self.pods.publish(self.asked(token, "tmpfs", uid, name=name, context=place))
+
+    def report(self, uid: str = UID) -> Path:
+        """Where the probe leaves its report."""
+        return self.target("runtime", uid) / "isolation-report.json"
+
+    def pass_probe(self, uid: str = UID, **changes: str) -> None:
+        """What the probe writes that found nothing, but for the first attempt where that is changed."""
+        pairs = probe.plan(isolation.targets_of(self.settings, self.grant().project), locked=True)
+        rows = [{"attempt": one, "target": two, "result": "blocked", "detail": ""} for one, two in pairs]
+        rows[0] |= changes
+        self.leave(json.dumps(rows), uid)
+
+    def leave(self, text: str, uid: str = UID) -> None:
+        """Leave a report as the sandbox's user."""
+        fresh = self.report(uid).with_suffix(".new")
+        fresh.write_text(text)
+        os.chown(fresh, 1000, 1000)
+        fresh.rename(self.report(uid))
 
     def unpublish_all(self, uid: str = UID) -> None:
-        for kind in (*FILES, *LATE, "tmpfs"):
+        for kind in (*FILES, *LATE, "tmpfs", "runtime"):
             self.pods.unpublish(f"csi-{uid}-{kind}", str(self.target(kind, uid)))
 
     def left(self) -> list[Path]:
@@ -191,7 +205,7 @@ def a_pod_s_life(node: Node) -> None:
     (private,) = (each for each in mounts.mounts_below(node.root) if each.path == node.target("tmpfs"))
     assert {"nosuid", "nodev"} <= set(private.options) and "noexec" not in private.options
     assert private.kind == "ramfs" or {"noswap", "size=1048576k"} & set(private.options)
-    node.cluster.pass_probe()
+    node.pass_probe()
     node.pods.look()
     assert (node.target("view") / "people.parquet").is_file() and refused_to_write(node.target("view"))
     (node.target("home") / "note").write_text("mine")
@@ -266,7 +280,7 @@ def test_what_is_refused_or_fails_leaves_nothing_and_may_be_asked_again(tmp_path
 def data_goes(node: Node, why: Callable[[Node, Grant], None]) -> None:
     grant = node.grant()
     node.publish_all(node.token(grant))
-    node.cluster.pass_probe()
+    node.pass_probe()
     node.pods.look()
     node.watch.ask()
     assert (node.target("view") / "people.parquet").is_file()
@@ -276,7 +290,7 @@ def data_goes(node: Node, why: Callable[[Node, Grant], None]) -> None:
     for kind in LATE:
         assert not list(node.target(kind).iterdir()) and refused_to_write(node.target(kind)), kind
     assert not list((node.settings.layout.mounts / "views").iterdir())
-    node.cluster.pass_probe()
+    node.pass_probe()
     node.pods.look()
     assert not list(node.target("view").iterdir()), "nor does it come back"
     node.unpublish_all()
@@ -303,7 +317,7 @@ def test_data_goes_from_a_pod_that_is_refused_or_changed(tmp_path: Path, why: An
 def a_restart(node: Node) -> None:
     token = node.token(node.grant())
     node.publish_all(token)
-    node.cluster.pass_probe()
+    node.pass_probe()
     node.pods.look()
     held = (node.target("view") / "people.parquet").open()
     (node.target("home") / "note").write_text("mine")
@@ -349,7 +363,7 @@ def comes_into_a_container(node: Node) -> None:
         place.mkdir()
         subprocess.run(["mount", "--bind", str(node.target(kind)), str(place)], check=True)
         subprocess.run(["mount", "--make-slave", str(place)], check=True)
-    node.cluster.pass_probe()
+    node.pass_probe()
     node.pods.look()
     assert (inside["view"] / "people.parquet").is_file() and refused_to_write(inside["view"])
     assert refused_to_write(inside["bridge"]), "read-only where the runtime binds it, whatever the pod says"
@@ -398,7 +412,8 @@ def nobody_is_held_up(node: Node) -> None:
     quick = quick.model_copy(update={"project_id": "7" * 32})
     node.publish_all(node.token(slow))
     node.publish_all(node.token(quick), OTHER)
-    node.cluster.pass_probe()
+    node.pass_probe()
+    node.pass_probe(OTHER)
     goes_on, build = threading.Event(), Builder.build
 
     def slowly(self: Builder, grant: Grant, *rest: Any) -> None:
@@ -427,7 +442,7 @@ def test_a_view_that_takes_its_time_holds_up_nobody_else_s_start_or_end(tmp_path
 
 def rests(node: Node) -> None:
     node.publish_all(node.token(node.grant()))
-    node.cluster.pass_probe()
+    node.pass_probe()
     node.pods.look()
     (node.target("home") / "note").write_text("mine")
     node.pods.rest()
@@ -448,7 +463,7 @@ def test_an_agent_that_ends_in_order_closes_homes_and_the_next_opens_them(tmp_pa
 
 def waits_for_the_word_of_another_node(node: Node) -> None:
     node.publish_all(node.token(node.grant()))
-    node.cluster.pass_probe()
+    node.pass_probe()
     elsewhere: list[BulleError] = [WaitError("the folder was open on node node-b")]
 
     def refuse(self: Any, key_ids: Iterable[str]) -> None:
@@ -466,6 +481,7 @@ def waits_for_the_word_of_another_node(node: Node) -> None:
     assert node.desk.kinds.count("key.release") == 3
     node.unpublish_all()
     node.publish_all(node.token(node.grant("b")), OTHER)
+    node.pass_probe(OTHER)
     elsewhere.append(HeldError("the folder is open on node node-b"))
     node.pods.look()
     assert node.desk.kinds[-1] == "workspace.stop" and not list(node.target("view", OTHER).iterdir())
@@ -475,17 +491,85 @@ def test_a_folder_of_a_silent_node_is_waited_for_and_one_in_use_refused(tmp_path
     alone(waits_for_the_word_of_another_node, tmp_path)
 
 
+def refused_by_the_report(node: Node) -> None:
+    def link(to: str) -> None:
+        node.report().symlink_to(to)
+
+    def somebody_else_s() -> None:
+        node.pass_probe()
+        os.chown(node.report(), 1003, 1003)
+
+    def of_another_plan() -> None:
+        node.leave(json.dumps(json.loads(whole)[1:]))
+
+    node.publish_all(node.token(node.grant("f")), OTHER)
+    node.pass_probe(OTHER)
+    whole = node.report(OTHER).read_text()
+    node.unpublish_all(OTHER)
+    outside = node.root / "report"
+    outside.write_text(whole)
+    os.chown(outside, 1000, 1000)
+    wrong: list[Callable[[], None]] = [
+        lambda: node.pass_probe(result="OPEN", detail="connected"),
+        of_another_plan,
+        lambda: node.leave("[]"),
+        lambda: node.leave(whole[:-1]),
+        lambda: node.leave(whole + " " * isolation.MOST),
+        lambda: link(str(outside)),
+        lambda: os.mkfifo(node.report()),
+        somebody_else_s,
+    ]
+    for number, leave in enumerate(wrong):
+        node.desk.kinds.clear()
+        node.publish_all(node.token(node.grant(f"{number}")))
+        leave()
+        node.pods.look()
+        assert node.desk.kinds == ["workspace.start", "probe.refused", "workspace.stop"], number
+        for kind in LATE:
+            assert not list(node.target(kind).iterdir()) and refused_to_write(node.target(kind))
+        node.report().unlink()
+        node.pass_probe()
+        node.pods.look()
+        assert "key.release" not in node.desk.kinds, "nor later"
+        node.unpublish_all()
+
+
+def test_only_a_whole_report_in_which_nothing_is_open_opens_anything(tmp_path: Path) -> None:
+    alone(refused_by_the_report, tmp_path)
+
+
+def what_the_researcher_writes_there_later_means_nothing(node: Node) -> None:
+    node.publish_all(node.token(node.grant()))
+    node.pass_probe()
+    node.pods.look()
+    (node.target("home") / "note").write_text("mine")
+    node.report().unlink()
+    node.leave("[]")
+    node.begin()
+    node.pods.look()
+    assert (node.target("home") / "note").read_text() == "mine", "a home is opened anew after a restart"
+    assert node.desk.kinds.count("probe.passed") == 1
+    node.unpublish_all()
+    assert node.left() == []
+
+
+def test_the_report_is_read_once(tmp_path: Path) -> None:
+    alone(what_the_researcher_writes_there_later_means_nothing, tmp_path)
+
+
 # -- negative controls --------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("where", "name", "instead", "body"),
     [
         (mounts, "freeze", lambda path: None, comes_into_a_container),
-        (csi_volumes, "probe_passed", lambda pod: True, a_pod_s_life),
+        (PodVolumes, "_prove", lambda self, session: True, a_pod_s_life),
+        (proof, "judge", lambda *given, **more: None, refused_by_the_report),
+        (proof, "left_report", lambda place: place.read_bytes() if place.exists() else None, refused_by_the_report),
         (csi_volumes, "READ_ONLY", frozenset(PodKind), whole_or_not),
         (PodVolumes, "_remove_what_is_nobodys", lambda self: 0, a_restart),
         (PodWatch, "ask", lambda self: None, lambda node: data_goes(node, _refused)),
         (Volumes, "refuse_lost", lambda self, session: None, lambda node: data_goes(node, _lost)),
-        (Cluster, "check_pod", lambda self, who, grant: PASSED, lambda node: data_goes(node, _changed)),
+        (Cluster, "check_pod", lambda self, who, grant: {}, lambda node: data_goes(node, _changed)),
     ],
 )
 def test_with_a_control_taken_away_it_is_seen(tmp_path: Path, where: Any, name: str, instead: Any, body: Any) -> None:
@@ -499,7 +583,7 @@ def test_with_a_control_taken_away_it_is_seen(tmp_path: Path, where: Any, name: 
 
 def a_lost_file(node: Node) -> None:
     node.publish_all(node.token(node.grant()))
-    node.cluster.pass_probe()
+    node.pass_probe()
     node.pods.look()
     (node.settings.layout.mounts / "pods" / "sessions.json").write_text("{")
     node.begin()
@@ -509,16 +593,3 @@ def a_lost_file(node: Node) -> None:
 
 def test_without_its_file_the_agent_takes_everything_away(tmp_path: Path) -> None:
     alone(a_lost_file, tmp_path)
-
-
-def test_only_a_probe_that_ended_well_has_passed() -> None:
-    cluster = Cluster()
-    cluster.pass_probe()
-    assert probe_passed(cluster.pod)
-    status = cluster.pod["status"]["initContainerStatuses"][0]
-    for state in ({"running": {}}, {"terminated": {"exitCode": 1, "reason": "Error"}}, {"terminated": {}}, {}):
-        status["state"] = state
-        assert not probe_passed(cluster.pod)
-    cluster.pass_probe()
-    cluster.pod["status"]["initContainerStatuses"][0]["name"] = "network-lock"
-    assert not probe_passed(cluster.pod) and not probe_passed({})

@@ -14,7 +14,7 @@ from orchestrator.workspaces import isolation, probe
 from orchestrator.workspaces.isolation import evaluate, parse_report, refusal, targets_of
 from tests.unit.workspaces.test_spec import SETTINGS
 
-TARGETS = targets_of(SETTINGS)
+TARGETS = targets_of(SETTINGS, "heart")
 
 
 def whole() -> list[dict[str, str]]:
@@ -97,7 +97,7 @@ def test_the_control_plane_is_among_the_targets() -> None:
     assert {f"172.31.250.1:{port}" for port in range(8081, 8085)} <= set(TARGETS["tcp"])
     assert "172.31.250.1" in TARGETS["ping"] and "172.31.250.1:53" in TARGETS["resolvers"]
     listening = SETTINGS.model_copy(update={"listen": "198.51.100.1:443"})
-    assert "198.51.100.1:443" in targets_of(listening)["tcp"]
+    assert "198.51.100.1:443" in targets_of(listening, "heart")["tcp"]
 
 
 def test_an_attempt_that_nobody_foresaw_counts_as_open() -> None:
@@ -116,7 +116,7 @@ def test_negative_control_without_its_addresses_nobody_knocks_at_the_control_pla
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(isolation, "range", lambda *_: [], raising=False)
-    found = targets_of(SETTINGS)
+    found = targets_of(SETTINGS, "heart")
     monkeypatch.setitem(TARGETS, "tcp", found["tcp"])
     with pytest.raises(AssertionError):
         test_the_control_plane_is_among_the_targets()

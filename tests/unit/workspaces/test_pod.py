@@ -21,7 +21,7 @@ from orchestrator.errors import SettingsError
 from orchestrator.terms import Grant
 from orchestrator.workspaces import pod, probe
 from orchestrator.workspaces.gateway import settings as gateway_settings
-from orchestrator.workspaces.pod import DRIVER, LOCK, SECCOMP, workspace_pod
+from orchestrator.workspaces.pod import DRIVER, LOCK, REPORT_FOLDER, REPORT_NAME, SECCOMP, workspace_pod
 from orchestrator.workspaces.pod_differences import differences
 from orchestrator.workspaces.spec import BRIDGE_PORT, LABEL_SESSION, Images
 from tests.unit.workspaces.test_spec import IMAGES, SETTINGS, a_grant, grants
@@ -197,7 +197,7 @@ def assert_confined(manifest: Manifest) -> None:
     assert spec["securityContext"]["seccompProfile"] == {"type": "Localhost", "localhostProfile": SECCOMP}
     assert spec["securityContext"].get("supplementalGroups", []) == [] and "fsGroup" not in spec["securityContext"]
     assert spec["securityContext"]["sysctls"] == [{"name": "net.ipv4.ping_group_range", "value": "1 0"}]
-    assert [each["name"] for each in spec["initContainers"]] == [LOCK, "isolation-probe"], "the lock before the probe"
+    assert [each["name"] for each in spec["initContainers"]] == [LOCK], "before all others"
     assert all(each["csi"]["driver"] == DRIVER for each in spec["volumes"])
     for each in containers(manifest):
         assert each["securityContext"]["readOnlyRootFilesystem"] is True
@@ -218,7 +218,11 @@ def assert_confined(manifest: Manifest) -> None:
             continue
         shell, option, line = each["command"]
         assert (shell, option) == ("/bin/sh", "-c") and line.startswith("ulimit -c 0 && exec /usr/bin/env -i ")
-        if each["name"] != "isolation-probe":
+        if each["name"] == "sandbox":
+            first = shlex.split(line.partition(" -I ")[2])
+            assert first[:-3] == ["/usr/lib/bulle/probe.py", "--locked", "--first", f"{REPORT_FOLDER}/{REPORT_NAME}"]
+            assert first[-2:] == ["/usr/lib/bulle/session", "</dev/null"], "nothing before the probe"
+        else:
             assert line.endswith(" </dev/null >/dev/null 2>&1"), "nothing printed reaches a disk"
             assert each["terminationMessagePolicy"] == "File", "nor the cluster's API"
         places = {mount["mountPath"] for mount in each["volumeMounts"]}
@@ -247,7 +251,7 @@ def test_every_container_is_confined_whatever_the_grant_says(grant: Grant) -> No
         ("spec.volumes[0]", {"name": "x", "csi": {"driver": "other"}}),
         (f"{SANDBOX}.securityContext.readOnlyRootFilesystem", False),
         (f"{SANDBOX}.terminationMessagePath", "/dev/termination-log"),
-        (f"{SANDBOX}.terminationMessagePolicy", "FallbackToLogsOnError"),
+        ("spec.containers[1].terminationMessagePolicy", "FallbackToLogsOnError"),
         (f"{SANDBOX}.image", "sandbox:latest"),
         (f"{SANDBOX}.resources", {"limits": {}}),
         (f"{SANDBOX}.envFrom", []),
@@ -272,7 +276,6 @@ def test_each_part_has_its_own_user_and_only_display_and_bridge_share_a_group() 
     }
     assert found == {
         LOCK: (0, 0),
-        "isolation-probe": (Uid.SANDBOX, Uid.SANDBOX),
         "display": (Uid.DISPLAY, 1003),
         "bridge": (Uid.BRIDGE, 1003),
         "sandbox": (Uid.SANDBOX, Uid.SANDBOX),
@@ -302,7 +305,6 @@ def test_who_sees_what() -> None:
         **files,
         **in_ram,
     }
-    assert seen["isolation-probe"] == {**files, **in_ram}, "where the sandbox is, without what holds data"
     assert seen["bridge"].keys() & seen["sandbox"].keys() == {"/tmp", "/dev/shm"}
     assert not {name for name, *_ in seen["bridge"].values()} & {name for name, *_ in seen["sandbox"].values()}
     assert not {name for name, *_ in seen["display"].values()} & {"view", "home", "project", "sandbox", "bridge"}
@@ -356,16 +358,18 @@ def test_the_lock_knows_the_bridge_its_port_and_the_hub() -> None:
     assert probe.BRIDGE_PORT == gateway_settings.PORT == BRIDGE_PORT == 8888
 
 
-def test_the_probe_judges_itself_and_knocks_at_the_hub() -> None:
-    line = words(named(made(), "isolation-probe"))
-    assert line[-5:-1] == ["-I", "/usr/lib/bulle/probe.py", "--locked", "--judge"]
-    assert {"10.96.0.7:8081", "[fd00::7]:8081"} <= set(json.loads(line[-1])["tcp"])
+def targets(of: Manifest) -> Any:
+    return json.loads(words(named(of, "sandbox"))[-3])
+
+
+def test_the_probe_is_first_in_the_sandbox_and_knocks_at_the_hub() -> None:
+    assert {"10.96.0.7:8081", "[fd00::7]:8081"} <= set(targets(made())["tcp"])
 
 
 def test_nothing_of_a_target_is_read_by_the_shell() -> None:
     sly = "'; touch /tmp/x; $(id) `id` \""
     settings = CLUSTER.model_copy(update={"probe": CLUSTER.probe.model_copy(update={"names": (sly,)})})
-    assert json.loads(words(named(made(settings=settings), "isolation-probe"))[-1])["names"] == [sly]
+    assert targets(made(settings=settings))["names"] == [sly]
 
 
 def environment_of(container: Manifest) -> Iterator[str]:
@@ -478,6 +482,7 @@ def test_a_project_of_a_tier_has_its_nodes_and_devices_and_no_other_has() -> Non
         "tolerations": [{"key": "gpu", "operator": "Exists"}],
         "runtime_class": "accelerated",
         "devices": {"nvidia.com/gpu": 1},
+        "device_files": ["/dev/nvidia*"],
     }
     content = CLUSTER.model_dump(mode="json")
     common = {"node_selector": {"tier": "research"}, "tolerations": [{"key": "research", "operator": "Exists"}]}
@@ -495,6 +500,7 @@ def test_a_project_of_a_tier_has_its_nodes_and_devices_and_no_other_has() -> Non
         assert spec["tolerations"] == [*plain["spec"]["tolerations"], {"key": "gpu", "operator": "Exists"}]
         assert spec["runtimeClassName"] == "accelerated"
         with_device = [each["name"] for each in spec["containers"] if "nvidia.com/gpu" in each["resources"]["limits"]]
-        assert with_device == ["sandbox"] and not spec["initContainers"][1]["resources"].get("nvidia.com/gpu")
+        assert with_device == ["sandbox"] and targets(pod)["devices"] == ["/dev/nvidia*"]
+        assert targets(plain)["devices"] == []
         # Somebody who adds a device, or takes the tier of another project, has another pod.
         assert differences(plain, pod) and differences(pod, plain)

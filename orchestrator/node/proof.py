@@ -1,0 +1,70 @@
+"""Whether the isolation probe found a way out: one judgement of its report, for one machine and for a cluster.
+
+Nothing is mounted and no key is released before :func:`judge` has returned.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from orchestrator.config import Settings, Uid
+from orchestrator.errors import BulleError, IsolationError
+from orchestrator.node import measures
+from orchestrator.node.journal import Journal
+from orchestrator.node.session_table import why
+from orchestrator.terms import Grant, Outcome
+from orchestrator.workspaces import isolation
+
+
+def judge(status: int, output: bytes, settings: Settings, grant: Grant, journal: Journal, *, locked: bool) -> None:
+    """Judge what the probe of a session's sandbox answered; audited either way. ``locked``: in a pod.
+
+    Raises:
+        IsolationError: it is no whole report, or says that something is open.
+        BulleError: that it passed could not be audited.
+    """
+    targets = isolation.targets_of(settings, grant.project)
+    try:
+        report = isolation.parse_report(status, output)
+    except IsolationError as error:
+        no_report(error, grant, journal)
+        raise
+    if findings := isolation.evaluate(report, targets, locked=locked):
+        measures.PROBES.add(outcome="refused")
+        measures.PROBE_FINDINGS.add(len(findings))
+        named = [str(finding)[:300] for finding in findings[:50]]
+        journal.after("probe.refused", Outcome.REFUSED, grant, code="isolation", findings=named)
+        raise isolation.refusal(findings)
+    measures.PROBES.add(outcome="passed")
+    journal.done("probe.passed", grant, attempts=len(report))
+
+
+def no_report(error: BulleError, grant: Grant, journal: Journal) -> None:
+    """Note that there is no report, which proves nothing."""
+    measures.PROBES.add(outcome="refused")
+    journal.after("probe.refused", Outcome.REFUSED, grant, **why(error))
+
+
+def left_report(place: Path) -> bytes | None:
+    """The report that a probe left in a folder of its sandbox; None: not yet.
+
+    Raises:
+        IsolationError: what lies there is no report of the sandbox's user.
+    """
+    try:
+        # Neither followed nor waited for: the folder is the sandbox's.
+        handle = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise IsolationError(f"the isolation probe's report cannot be read: {error.strerror}") from error
+    with os.fdopen(handle, "rb") as file:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != Uid.SANDBOX:
+            raise IsolationError("the isolation probe's report is not a file of the sandbox's user")
+        content = file.read(isolation.MOST + 1)
+    if len(content) > isolation.MOST:
+        raise IsolationError(f"the isolation probe's report is longer than {isolation.MOST} bytes")
+    return content
