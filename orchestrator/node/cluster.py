@@ -101,7 +101,7 @@ def pod_volumes(
     node: str,
     *,
     folders: Folders | None = None,
-    wanted: Callable[[Grant], Pod] | None = None,
+    wanted: Wanted | None = None,
 ) -> PodVolumes:
     """The volumes of this node's pods.
 
@@ -111,13 +111,15 @@ def pod_volumes(
     cluster, layout = settings.kubernetes, settings.layout
     if cluster is None:
         raise SettingsError("kubernetes: is not set, so this is no node of a cluster")
+    wanted = wanted or Wanted(settings)
     return PodVolumes(
         settings,
+        resolved=wanted.settings,
         kubelet=cluster.kubelet,
         images=images_of(settings),
         volumes=volumes_of(settings, parts, folders or Folders(layout, parts.keys), journal),
         desk=grant_desk(settings),
-        identity=PodIdentity(parts.api, cluster, node, wanted or Wanted(settings)),
+        identity=PodIdentity(parts.api, cluster, node, wanted),
         journal=journal,
         clock=now,
     )

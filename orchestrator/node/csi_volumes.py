@@ -17,7 +17,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -155,6 +155,7 @@ class PodVolumes:
         self,
         settings: Settings,
         *,
+        resolved: Callable[[], Settings],
         kubelet: Path,
         images: Images,
         volumes: Volumes,
@@ -164,6 +165,8 @@ class PodVolumes:
         clock: Clock,
     ) -> None:
         self._settings = settings
+        #: with addresses in place of names, as the pod was made
+        self._resolved = resolved
         self._pods = kubelet / "pods"
         self._images = images
         self._volumes = volumes
@@ -361,7 +364,7 @@ class PodVolumes:
             raise
         if report is None:
             return False
-        proof.judge(0, report, self._settings, session.grant, self._journal, locked=True)
+        proof.judge(0, report, self._resolved(), session.grant, self._journal, locked=True)
         session.proved = True
         return True
 

@@ -39,7 +39,7 @@ class Agent:
 
     def __init__(self, node: Node, *, public_key: bool = True) -> None:
         layout = node.settings.layout
-        raw = node.settings.model_dump(mode="json", exclude_none=True)
+        raw = node.resolved.model_dump(mode="json", exclude_none=True)
         raw["kubernetes"]["kubelet"] = str(node.kubelet)
         self.settings = type(node.settings).model_validate(raw)
         self.node, self.desk, self.api = node, Desk(), Nobody()
