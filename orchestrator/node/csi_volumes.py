@@ -73,7 +73,7 @@ class PodKind(StrEnum):
     TMPFS = "tmpfs"
 
 
-#: the home last: the desktop waits for it
+#: what is opened when the probe has passed
 LATE = (PodKind.VIEW, PodKind.PROJECT, PodKind.HOME)
 REPORT_PLACE = f"{PartName.SANDBOX}:{REPORT_FOLDER}"
 READ_ONLY = frozenset({PodKind.VIEW, PodKind.DISPLAY, PodKind.SANDBOX, PodKind.BRIDGE})
@@ -465,12 +465,10 @@ class PodVolumes:
         with session.lock:
             if session.ended is not None or self._resting:
                 return
-            first = [kind for kind in LATE[:-1] if kind in waiting]
-            with ThreadPoolExecutor(max_workers=2) as pool:
-                for done in [pool.submit(self._open_one, session, kind) for kind in first]:
+            # At the same time: the desktop starts when it sees its home, while the view is being built.
+            with ThreadPoolExecutor(max_workers=len(LATE)) as pool:
+                for done in [pool.submit(self._open_one, session, kind) for kind in LATE if kind in waiting]:
                     done.result()
-            if LATE[-1] in waiting:
-                self._open_one(session, LATE[-1])
             self._save()
             self._journal.done("workspace.start", session.grant, permit=session.grant.permit.version)
 

@@ -149,7 +149,7 @@ def workspace_pod(grant: Grant, settings: Settings, images: Images, lock_image: 
     if cluster.named_hubs:
         raise SettingsError(f"kubernetes.hub: {cluster.named_hubs[0]} is a name; it is resolved before a pod is made")
     paths = WorkspacePaths.of(settings.layout.mounts, grant.session)
-    specs = workspace_specs(grant, settings, images, paths)
+    specs = display, bridge, sandbox = workspace_specs(grant, settings, images, paths)
     volumes = {volume.name: volume for spec in specs for volume in volumes_of(spec, paths)}
     name = pod_name(grant.session)
     tier = cluster.tier_of(grant.project)
@@ -191,7 +191,11 @@ def workspace_pod(grant: Grant, settings: Settings, images: Images, lock_image: 
                 "sysctls": [{"name": "net.ipv4.ping_group_range", "value": "1 0"}],
             },
             "initContainers": [_lock(lock_image, cluster)],
-            "containers": [_container(spec, volumes_of(spec, paths), settings, grant.project) for spec in specs],
+            # Kubelet starts them one after the other: first the sandbox, whose probe everything waits for.
+            "containers": [
+                _container(spec, volumes_of(spec, paths), settings, grant.project)
+                for spec in (sandbox, display, bridge)
+            ],
             "volumes": [volume.manifest(name) for volume in volumes.values()],
             "affinity": _beside_the_project(settings),
             **_placement(cluster, tier),

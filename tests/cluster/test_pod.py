@@ -136,7 +136,7 @@ def unlocked(cluster: Cluster, settings: Settings) -> Iterator[Session]:
 
 def without_the_probe(manifest: Manifest) -> None:
     """Take the probe from before the sandbox's program."""
-    command = manifest["spec"]["containers"][2]["command"]
+    command = manifest["spec"]["containers"][0]["command"]
     before, _, rest = command[2].partition(shlex.join(PROBE_COMMAND))
     assert rest
     command[2] = f"{before}/usr/lib/bulle/session </dev/null >/dev/null 2>&1"

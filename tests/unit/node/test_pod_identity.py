@@ -190,7 +190,7 @@ ATTACKS: dict[str, Callable[[Cluster], Any]] = {
     "a pod on another node": _pod(lambda pod: pod["spec"].update(nodeName="node-8")),
     "one more container": _pod(lambda pod: pod["spec"]["containers"].append({"name": "mine", "image": "x"})),
     "a container for debugging": _pod(lambda pod: pod["spec"].update(ephemeralContainers=[{"name": "mine"}])),
-    "another image": _pod(lambda pod: pod["spec"]["containers"][2].update(image="sha256:" + "e" * 64)),
+    "another image": _pod(lambda pod: pod["spec"]["containers"][0].update(image="sha256:" + "e" * 64)),
     "no network lock": _pod(lambda pod: pod["spec"]["initContainers"].pop(0)),
     "a volume of the node": _pod(lambda pod: pod["spec"]["volumes"].append({"name": "h", "hostPath": {"path": "/"}})),
 }

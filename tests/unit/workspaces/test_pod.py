@@ -151,7 +151,7 @@ def change(path: str, value: Any) -> Callable[[Manifest], None]:
     return apply
 
 
-SANDBOX = "spec.containers[2]"
+SANDBOX = "spec.containers[0]"
 HOLES: list[tuple[str, str, Any]] = [
     ("HostProcess", f"{SANDBOX}.securityContext.windowsOptions", {"hostProcess": True}),
     ("Host Namespaces", "spec.hostNetwork", True),
@@ -251,7 +251,7 @@ def test_every_container_is_confined_whatever_the_grant_says(grant: Grant) -> No
         ("spec.volumes[0]", {"name": "x", "csi": {"driver": "other"}}),
         (f"{SANDBOX}.securityContext.readOnlyRootFilesystem", False),
         (f"{SANDBOX}.terminationMessagePath", "/dev/termination-log"),
-        ("spec.containers[1].terminationMessagePolicy", "FallbackToLogsOnError"),
+        ("spec.containers[2].terminationMessagePolicy", "FallbackToLogsOnError"),
         (f"{SANDBOX}.image", "sandbox:latest"),
         (f"{SANDBOX}.resources", {"limits": {}}),
         (f"{SANDBOX}.envFrom", []),

@@ -38,8 +38,8 @@ def as_a_cluster_has_it() -> Manifest:
         for mount in each["volumeMounts"]:
             if not mount["readOnly"]:
                 del mount["readOnly"]
-    spec["containers"][2]["resources"]["limits"]["memory"] = "4Gi"
-    spec["containers"][1]["readinessProbe"] |= {"successThreshold": 1, "timeoutSeconds": 1}
+    spec["containers"][0]["resources"]["limits"]["memory"] = "4Gi"
+    spec["containers"][2]["readinessProbe"] |= {"successThreshold": 1, "timeoutSeconds": 1}
     found["status"] = {"phase": "Pending"}
     return found
 
@@ -74,7 +74,7 @@ BROUGHT: list[tuple[str, Any]] = [
     (f"{SANDBOX}.livenessProbe", {"exec": {"command": ["x"]}}),
     (f"{SANDBOX}.startupProbe", {"exec": {"command": ["x"]}}),
     (f"{SANDBOX}.readinessProbe", {"exec": {"command": ["x"]}}),
-    ("spec.containers[1].readinessProbe.exec", {"command": ["x"]}),
+    ("spec.containers[2].readinessProbe.exec", {"command": ["x"]}),
     (f"{SANDBOX}.volumeDevices", [{"name": "x"}]),
     (f"{SANDBOX}.stdin", True),
     (f"{SANDBOX}.ports", [{"containerPort": 1, "hostPort": 1}]),
