@@ -54,7 +54,7 @@ class Live:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self.url = URL
-        self._relays: list[subprocess.Popen[bytes]] = []
+        self._ways: list[subprocess.Popen[bytes]] = []
 
     # -- the administrator --------------------------------------------------------------------------------------
     def volumes(self) -> None:
@@ -138,28 +138,31 @@ class Live:
         return found
 
     def forward(self) -> None:
-        """The two ports on this machine's loopback, as an ingress would have them, and wait until people can log in.
+        """The two ports on this machine's loopback, and wait until people can log in.
 
-        Not by ``kubectl port-forward``, which takes 40 ms for each word of a desktop's protocol.
+        The portal's as an ingress would have it, not by ``kubectl port-forward``, which takes 40 ms for each word of a
+        desktop's protocol; the demo's provider listens on the pod's own loopback.
         """
         self.unforward()
-        address = until(
-            lambda: self.cluster.pod(NAMESPACE, f"{RELEASE}-control-0")["status"]["podIP"], 90, "the pod has an address"
-        )
-        for port, inside in ((PORTAL, 8000), (PROVIDER, PROVIDER)):
-            ways = f"TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr,fork,nodelay", f"TCP:{address}:{inside},nodelay"
-            self._relays.append(subprocess.Popen(["socat", *ways], stderr=subprocess.DEVNULL))
+        pod = f"{RELEASE}-control-0"
+        address = until(lambda: self.cluster.pod(NAMESPACE, pod)["status"]["podIP"], 90, "the pod has an address")
+        portal = f"TCP-LISTEN:{PORTAL},bind=127.0.0.1,reuseaddr,fork,nodelay", f"TCP:{address}:8000,nodelay"
+        provider = self.cluster.command("port-forward", "-n", NAMESPACE, f"pod/{pod}", f"{PROVIDER}:{PROVIDER}")
+        for line in (["socat", *portal], provider):
+            self._ways.append(subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
         until(self.answers, 90, "hub, portal and provider answer")
 
     def unforward(self) -> None:
         """End that."""
-        for each in self._relays:
+        for each in self._ways:
             each.kill()
             each.wait()
-        self._relays.clear()
+        self._ways.clear()
 
     def answers(self) -> bool:
-        """Whether people can log in."""
+        """Whether people can log in; a way to a pod that was begun anew is begun anew too."""
+        if any(each.poll() is not None for each in self._ways):
+            self.forward()
         paths = (f"{URL}/hub/health", f"{URL}/services/portal/health")
         provider = f"http://127.0.0.1:{PROVIDER}/.well-known/openid-configuration"
         return all(httpx.get(path, timeout=3).status_code == 200 for path in (*paths, provider))
