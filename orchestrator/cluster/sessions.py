@@ -48,8 +48,8 @@ from orchestrator.workspaces.spec import BRIDGE_PORT, LABEL_DEPLOYMENT, LABEL_PA
 
 _log = logging.getLogger(__name__)
 
-#: seconds between two looks at a pod that is being started
-_LOOK = 0.05
+#: seconds between two looks at a pod that is being started; before its probe has passed, and after, when it is near
+_LOOK, _NEAR = 0.1, 0.05
 _EVENTS = 1.0
 #: seconds in which a deleted pod must be gone from the cluster's API
 _GONE = 20.0
@@ -250,6 +250,7 @@ class PodSessions(SessionTable[PodSession]):
         began = looked = time.monotonic()
         half = self._settings.workspace.start_timeout / 2
         held: BulleError | None = None
+        told = SessionNews()
         while True:
             session.go_on()
             now = time.monotonic()
@@ -275,7 +276,7 @@ class PodSessions(SessionTable[PodSession]):
                         raise refused
             if now > session.deadline:
                 raise held or self._late(session)
-            session.abort.wait(_LOOK)
+            session.abort.wait(_NEAR if told.isolated else _LOOK)
 
     def _follow(self, session: PodSession, pod: pods.Pod, told: SessionNews, report: Report) -> None:
         step = pods.step(pod, told)

@@ -113,8 +113,9 @@ class PodSession:
     ended: str | None = None
     #: of the tokens with which this pod showed who it is; not in the file
     seen: set[str] = field(default_factory=set, repr=False)
-    #: when it was last looked at, and what that last said
+    #: when it was last looked at, when its pod was last compared, and what that last said
     looked: float = field(default=-math.inf, repr=False)
+    compared: float = field(default=-math.inf, repr=False)
     said: tuple[str, float] = field(default=("", -math.inf), repr=False)
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
@@ -343,22 +344,31 @@ class PodVolumes:
             return
         # Stops: two nodes that write to one folder. Shown by tests/unit/node/test_lease.py.
         self._volumes.refuse_lost(session.grant.session)
+        now, report = time.monotonic(), self._report(session)
+        # Before its report is there nothing is opened: the cluster is not asked twenty times a second.
+        if not session.proved and now - session.compared < LOOK_SECONDS and not (report and os.path.lexists(report)):
+            return
+        session.compared = now
         # Stops: a container or an image that somebody puts into the pod after its volumes were published. Shown by
         # tests/unit/node/test_csi_volumes.py.
         self._identity.check_pod(session.pod, session.grant)
         waiting = {each.kind for each in session.shown.values()} & set(LATE) - session.opened
-        if waiting and (session.proved or self._prove(session)):
+        if waiting and (session.proved or self._prove(session, report)):
             self._open(session, waiting)
 
-    def _prove(self, session: PodSession) -> bool:
+    def _report(self, session: PodSession) -> Path | None:
+        """Where the probe leaves its report; None while that folder is not there."""
+        places = (Path(where) for where, each in list(session.shown.items()) if each.place == REPORT_PLACE)
+        return next((place / REPORT_NAME for place in places), None)
+
+    def _prove(self, session: PodSession, place: Path | None) -> bool:
         """Whether the isolation probe has left its report and found nothing; raises IsolationError when it has.
 
         The pod was compared before, so it is the probe of the image that was named by its content, as the first
         program of that very sandbox; nobody else has the folder in which the report lies.
         """
-        places = [Path(where) for where, each in session.shown.items() if each.place == REPORT_PLACE]
         try:
-            report = proof.left_report(places[0] / REPORT_NAME) if places else None
+            report = proof.left_report(place) if place is not None else None
         except IsolationError as error:
             proof.no_report(error, session.grant, self._journal)
             raise
