@@ -345,7 +345,7 @@ def test_negative_control_a_pod_of_the_chart_that_is_not_restricted_is_seen(
     control: str, path: str, value: Any
 ) -> None:
     pod = pods(rendered("inside"))[f"{NAME}-control"]
-    name = pod["spec"]["containers"][2]["name"]
+    name = pod["spec"]["containers"][0]["name"]
     assert (name, control) not in broken(pod)
     change(path, value)(pod)
     if path.startswith("spec.securityContext."):
