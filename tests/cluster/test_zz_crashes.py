@@ -72,9 +72,8 @@ def back(live: Live, part: str, restarts: int) -> bool:
 
 def plain_files() -> list[Path]:
     """Files that lie on the disk itself below the folders of mounts: there must never be one."""
-    below = [STATE / "mounts", *(KUBELET / "pods").glob("*/volumes/kubernetes.io~csi")]
-    found = [path for folder in below for path in same_device_files(folder)]
-    return [path for path in found if path.name != "vol_data.json"]
+    volumes = (path for path in same_device_files(KUBELET / "pods") if "kubernetes.io~csi" in path.parts)
+    return [path for path in (*same_device_files(STATE / "mounts"), *volumes) if path.name != "vol_data.json"]
 
 
 def test_the_table_names_what_is_killed_here() -> None:

@@ -10,8 +10,9 @@ import base64
 import gzip
 import os
 import sqlite3
+import stat
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,20 +49,22 @@ class Found:
 
 
 def same_device_files(root: Path) -> Iterator[Path]:
-    """Every regular file below ``root`` on the same file system: mounts (tmpfs, FUSE) are not what a disk holds."""
+    """Every regular file below ``root`` on the same file system: mounts (tmpfs, FUSE) are not what a disk holds.
+
+    What is removed meanwhile, a pod's folder for one, is left out.
+    """
+
+    def here(path: Path, kind: Callable[[int], bool]) -> bool:
+        try:
+            found = path.lstat()
+        except OSError:
+            return False
+        return kind(found.st_mode) and found.st_dev == device
+
     device = root.stat().st_dev
     for folder, subfolders, names in os.walk(root):
-        here = Path(folder)
-        subfolders[:] = [
-            name for name in subfolders if not (here / name).is_symlink() and (here / name).lstat().st_dev == device
-        ]
-        for name in names:
-            path = here / name
-            try:
-                if path.is_file() and not path.is_symlink() and path.lstat().st_dev == device:
-                    yield path
-            except OSError:
-                continue
+        subfolders[:] = [name for name in subfolders if here(Path(folder, name), stat.S_ISDIR)]
+        yield from (Path(folder, name) for name in names if here(Path(folder, name), stat.S_ISREG))
 
 
 def _opened(path: Path) -> Iterator[bytes]:
