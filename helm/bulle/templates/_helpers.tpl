@@ -136,6 +136,18 @@ seccompProfile: {type: RuntimeDefault}
   {{- end }}
 {{- end }}
 
+{{/*
+Probes of a part that listens where kubelet does not come, on loopback or a unix socket: a program in Python asks from inside.
+Without a readiness probe of its own Kubernetes 1.20 says a minute late that a container is ready. Looks that fail are no
+reason to take the whole pod out of the Service: liveness comes before.
+*/}}
+{{- define "bulle.askedInside" -}}
+{{- $ask := dict "exec" (dict "command" (list "/usr/bin/python3" "-Ic" .)) -}}
+startupProbe: {{- toYaml (merge (dict "periodSeconds" 2 "timeoutSeconds" 5 "failureThreshold" 60) $ask) | nindent 2 }}
+readinessProbe: {{- toYaml (merge (dict "periodSeconds" 15 "timeoutSeconds" 10 "failureThreshold" 20) $ask) | nindent 2 }}
+livenessProbe: {{- toYaml (merge (dict "periodSeconds" 60 "timeoutSeconds" 10 "failureThreshold" 3) $ask) | nindent 2 }}
+{{- end }}
+
 {{/* Waits until the control pod has made the data volume's folders. Kubelet would make the one that a container mounts
 (subPath) as root's, and then the control plane, which is not root, could not use it. */}}
 {{- define "bulle.waitForFolders" -}}
