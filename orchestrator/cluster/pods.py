@@ -13,6 +13,7 @@ from typing import Any
 from orchestrator.errors import BulleError, IsolationError, NodeError, RefusedError, UnavailableError
 from orchestrator.governance.cards import SessionNews
 from orchestrator.node.session_table import Step
+from orchestrator.workspaces import isolation
 from orchestrator.workspaces.pod import LOCK
 from orchestrator.workspaces.spec import PartName
 
@@ -26,7 +27,6 @@ _HELD_UP = frozenset({"CreateContainerConfigError", "CreateContainerError", "Run
 #: answers of the node agent that will not change when kubelet asks again
 _REFUSED = re.compile(r"code = (?:PermissionDenied|InvalidArgument|FailedPrecondition) desc = (.*)", re.DOTALL)
 _MOST = 600
-_TELL = "nothing was mounted; tell the administrator"
 
 
 def _states(pod: Pod, key: str) -> dict[str, Mapping[str, Any]]:
@@ -46,11 +46,14 @@ def address(pod: Pod) -> str:
     return str((pod.get("status") or {}).get("podIP") or "")
 
 
+def _up(pod: Pod) -> int:
+    return sum("running" in each for each in _states(pod, "containerStatuses").values())
+
+
 def is_running(pod: Pod) -> bool:
     """Whether every part of it runs, and nobody deletes it."""
-    states = _states(pod, "containerStatuses")
-    up = sum("running" in each for each in states.values())
-    return up == PARTS == len(states) and not (pod.get("metadata") or {}).get("deletionTimestamp")
+    parts = len(_states(pod, "containerStatuses"))
+    return _up(pod) == PARTS == parts and not (pod.get("metadata") or {}).get("deletionTimestamp")
 
 
 def is_ready(pod: Pod) -> bool:
@@ -60,11 +63,10 @@ def is_ready(pod: Pod) -> bool:
 
 def step(pod: Pod, told: SessionNews) -> Step:
     """How far a start is, in the words of the door: what the cluster says, and what the node agent told of it."""
+    if told.opened:
+        return Step("desktop", _up(pod), PARTS)
     if told.isolated:
-        parts = _states(pod, "containerStatuses")
-        return (
-            Step("desktop", sum("running" in each for each in parts.values()), PARTS) if told.opened else Step("view")
-        )
+        return Step("view")
     lock = _states(pod, "initContainerStatuses").get(LOCK, {})
     if "terminated" in lock:
         return Step("proving")
@@ -100,11 +102,10 @@ def _ended(name: str, ended: Mapping[str, Any]) -> BulleError:
     said = [line.strip() for line in str(ended.get("message") or "").splitlines() if line.strip()]
     if name == LOCK:
         words = "; ".join(said[-5:]) or f"it ended with {ended.get('exitCode')}"
-        return IsolationError(f"the pod's network could not be locked: {words}"[:_MOST], hint=_TELL)
+        return IsolationError(f"the pod's network could not be locked: {words}"[:_MOST], hint=isolation.TELL)
     found = [line for line in said if not line.startswith("isolation-probe:")]
     if name == PartName.SANDBOX and ended.get("exitCode") != 0 and found:
-        more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
-        return IsolationError(f"the sandbox is not isolated: {'; '.join(found[:5])[:_MOST]}{more}", hint=_TELL)
+        return isolation.refusal(found, _MOST)
     return NodeError(f"{name} ended during the start", hint="see the node's kubelet and container engine")
 
 

@@ -43,12 +43,13 @@ from orchestrator.node.journal import Journal
 from orchestrator.node.session_files import checked_environment
 from orchestrator.node.session_table import UNDER_WAY, Described, Life, Report, SessionTable, State, Step, why
 from orchestrator.terms import Grant, Outcome
+from orchestrator.workspaces import isolation
 from orchestrator.workspaces.pod import namespace_of, pod_name, workspace_pod
 from orchestrator.workspaces.spec import BRIDGE_PORT, LABEL_DEPLOYMENT, LABEL_PART, LABEL_SESSION, Images
 
 _log = logging.getLogger(__name__)
 
-#: seconds between two looks at a pod that is being started; before its probe has passed, and after, when it is near
+#: seconds between two looks at a pod whose probe has not passed yet, and at one that is nearly up, or nearly gone
 _LOOK, _NEAR = 0.1, 0.05
 _EVENTS = 1.0
 #: seconds in which a deleted pod must be gone from the cluster's API
@@ -304,7 +305,7 @@ class PodSessions(SessionTable[PodSession]):
         except UnavailableError:
             return SessionNews()
         if news.ended is not None and news.isolated is False:
-            raise IsolationError(news.ended, hint="nothing was mounted; tell the administrator")
+            raise IsolationError(news.ended, hint=isolation.TELL)
         if news.ended is not None:
             raise NodeError(f"the node agent ended the session: {news.ended}", hint="see the audit log")
         return news
@@ -392,7 +393,7 @@ class PodSessions(SessionTable[PodSession]):
             while not faults and self._api.get("pods", namespace, name) is not None:
                 if time.monotonic() > end:
                     faults.append(NodeError(f"pod {namespace}/{name} is still there {_GONE:.0f} s after its deletion"))
-                time.sleep(_LOOK)
+                time.sleep(_NEAR)
         except BulleError as error:
             faults.append(error)
         return faults[0] if faults else None

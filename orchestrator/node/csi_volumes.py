@@ -32,7 +32,6 @@ from orchestrator.errors import (
     ConflictError,
     GrantError,
     InputError,
-    IsolationError,
     NodeError,
     UnavailableError,
 )
@@ -43,6 +42,7 @@ from orchestrator.node.journal import Journal
 from orchestrator.node.pod_identity import Pod, PodName
 from orchestrator.node.volumes import Kind, Volumes, checked_target
 from orchestrator.terms import Grant, Outcome
+from orchestrator.workspaces import isolation
 from orchestrator.workspaces.pod import PART, REPORT_FOLDER, REPORT_NAME, TARGET, folders_in_ram
 from orchestrator.workspaces.spec import Images, PartName, Tmpfs, WorkspacePaths, workspace_specs
 
@@ -138,7 +138,7 @@ class PodSession:
         return cls(
             grant=Grant.model_validate(record["grant"]),
             pod=PodName(*record["pod"]),
-            # without the last in what an agent of before 1.1 left
+            # without the last in what an agent left that did not read reports yet
             shown={
                 target: Shown(each[0], each[1], PodKind(each[2]), *each[3:4])
                 for target, each in record["shown"].items()
@@ -344,37 +344,37 @@ class PodVolumes:
             return
         # Stops: two nodes that write to one folder. Shown by tests/unit/node/test_lease.py.
         self._volumes.refuse_lost(session.grant.session)
-        now, report = time.monotonic(), self._report(session)
+        now, report = time.monotonic(), None if session.proved else self._report(session)
         # Before its report is there nothing is opened: the cluster is not asked twenty times a second.
-        if not session.proved and now - session.compared < LOOK_SECONDS and not (report and os.path.lexists(report)):
+        if not (session.proved or report) and now - session.compared < LOOK_SECONDS:
             return
         session.compared = now
         # Stops: a container or an image that somebody puts into the pod after its volumes were published. Shown by
         # tests/unit/node/test_csi_volumes.py.
         self._identity.check_pod(session.pod, session.grant)
         waiting = {each.kind for each in session.shown.values()} & set(LATE) - session.opened
-        if waiting and (session.proved or self._prove(session, report)):
+        if waiting and (session.proved or (report is not None and self._prove(session, report))):
             self._open(session, waiting)
 
     def _report(self, session: PodSession) -> Path | None:
-        """Where the probe leaves its report; None while that folder is not there."""
-        places = (Path(where) for where, each in list(session.shown.items()) if each.place == REPORT_PLACE)
-        return next((place / REPORT_NAME for place in places), None)
+        """Where the probe has left something; None: it has not yet."""
+        shown = list(session.shown.items())
+        places = (Path(where) / REPORT_NAME for where, each in shown if each.place == REPORT_PLACE)
+        return next((place for place in places if os.path.lexists(place)), None)
 
-    def _prove(self, session: PodSession, place: Path | None) -> bool:
-        """Whether the isolation probe has left its report and found nothing; raises IsolationError when it has.
+    def _prove(self, session: PodSession, place: Path) -> bool:
+        """Whether the report of the isolation probe is there and tells of nothing that is open; raises IsolationError
+        when it does.
 
         The pod was compared before, so it is the probe of the image that was named by its content, as the first
         program of that very sandbox; nobody else has the folder in which the report lies.
         """
-        try:
-            report = proof.left_report(place) if place is not None else None
-        except IsolationError as error:
-            proof.no_report(error, session.grant, self._journal)
-            raise
+        with proof.reported(session.grant, self._journal):
+            report = proof.left_report(place)
         if report is None:
             return False
-        proof.judge(0, report, self._resolved(), session.grant, self._journal, locked=True)
+        targets = isolation.targets_of(self._resolved(), session.grant.project)
+        proof.judge(report, targets, session.grant, self._journal, locked=True)
         session.proved = True
         return True
 

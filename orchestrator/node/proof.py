@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from orchestrator.config import Settings, Uid
-from orchestrator.errors import BulleError, IsolationError
+from orchestrator.config import Uid
+from orchestrator.errors import IsolationError, NodeError
 from orchestrator.node import measures
 from orchestrator.node.journal import Journal
 from orchestrator.node.session_table import why
@@ -18,40 +21,44 @@ from orchestrator.terms import Grant, Outcome
 from orchestrator.workspaces import isolation
 
 
-def judge(status: int, output: bytes, settings: Settings, grant: Grant, journal: Journal, *, locked: bool) -> None:
-    """Judge what the probe of a session's sandbox answered; audited either way. ``locked``: in a pod.
+def judge(
+    report: list[dict[str, str]], targets: isolation.Targets, grant: Grant, journal: Journal, *, locked: bool
+) -> None:
+    """Judge what the probe of a session's sandbox found at ``targets``; audited either way. ``locked``: in a pod.
 
     Raises:
-        IsolationError: it is no whole report, or says that something is open.
+        IsolationError: something is open.
         BulleError: that it passed could not be audited.
     """
-    targets = isolation.targets_of(settings, grant.project)
-    try:
-        report = isolation.parse_report(status, output)
-    except IsolationError as error:
-        no_report(error, grant, journal)
-        raise
     if findings := isolation.evaluate(report, targets, locked=locked):
-        measures.PROBES.add(outcome="refused")
         measures.PROBE_FINDINGS.add(len(findings))
         named = [str(finding)[:300] for finding in findings[:50]]
-        journal.after("probe.refused", Outcome.REFUSED, grant, code="isolation", findings=named)
+        _refused(grant, journal, code="isolation", findings=named)
         raise isolation.refusal(findings)
     measures.PROBES.add(outcome="passed")
     journal.done("probe.passed", grant, attempts=len(report))
 
 
-def no_report(error: BulleError, grant: Grant, journal: Journal) -> None:
-    """Note that there is no report, which proves nothing."""
+@contextmanager
+def reported(grant: Grant, journal: Journal) -> Iterator[None]:
+    """Within it a report is asked for: that there is none, which proves nothing, is audited."""
+    try:
+        yield
+    except (IsolationError, NodeError) as error:
+        _refused(grant, journal, **why(error))
+        raise
+
+
+def _refused(grant: Grant, journal: Journal, **detail: Any) -> None:
     measures.PROBES.add(outcome="refused")
-    journal.after("probe.refused", Outcome.REFUSED, grant, **why(error))
+    journal.after("probe.refused", Outcome.REFUSED, grant, **detail)
 
 
-def left_report(place: Path) -> bytes | None:
+def left_report(place: Path) -> list[dict[str, str]] | None:
     """The report that a probe left in a folder of its sandbox; None: not yet.
 
     Raises:
-        IsolationError: what lies there is no report of the sandbox's user.
+        IsolationError: what lies there is no whole report of the sandbox's user.
     """
     try:
         # Neither followed nor waited for: the folder is the sandbox's.
@@ -67,4 +74,4 @@ def left_report(place: Path) -> bytes | None:
         content = file.read(isolation.MOST + 1)
     if len(content) > isolation.MOST:
         raise IsolationError(f"the isolation probe's report is longer than {isolation.MOST} bytes")
-    return content
+    return isolation.parse_report(0, content)

@@ -19,7 +19,6 @@ from orchestrator.config import Settings, Uid
 from orchestrator.errors import (
     BulleError,
     GrantError,
-    IsolationError,
     NodeError,
     RefusedError,
 )
@@ -181,7 +180,7 @@ class Sessions(SessionTable[_Session]):
         """Nothing is mounted before this returns. The same container, user, filter and network as the
         researcher's."""
         targets = isolation.targets_of(self._settings, session.grant.project)
-        try:
+        with proof.reported(session.grant, self._journal):
             answer = self._runtime.execute(
                 session.containers[PartName.SANDBOX],
                 PROBE_COMMAND,
@@ -190,10 +189,8 @@ class Sessions(SessionTable[_Session]):
                 timeout=_PROBE_SECONDS,
                 most=isolation.MOST,
             )
-        except (IsolationError, NodeError) as error:
-            proof.no_report(error, session.grant, self._journal)
-            raise
-        proof.judge(answer.status, answer.output, self._settings, session.grant, self._journal, locked=False)
+            report = isolation.parse_report(answer.status, answer.output)
+        proof.judge(report, targets, session.grant, self._journal, locked=False)
 
     def _mount(self, session: _Session, report: Report) -> None:
         """View, home and project folder at the same time; the first failure is raised once none is under

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from orchestrator.errors import IsolationError
 from orchestrator.workspaces import probe
 
 Targets = dict[str, list[str]]
+TELL = "nothing was mounted; tell the administrator"
 #: bytes of a report at most; a longer one is refused
 MOST = 1 << 20
 
@@ -109,10 +111,8 @@ def evaluate(report: list[dict[str, str]], targets: Targets, *, locked: bool = F
     return findings
 
 
-def refusal(findings: list[Finding]) -> IsolationError:
-    """The error that says what was open, the first findings by name."""
-    named = "; ".join(str(finding) for finding in findings[:5])
+def refusal(findings: Sequence[Finding | str], most: int | None = None) -> IsolationError:
+    """The error that says what was open, the first findings by name, in ``most`` characters."""
+    named = "; ".join(str(finding) for finding in findings[:5])[:most]
     more = f"; and {len(findings) - 5} more" if len(findings) > 5 else ""
-    return IsolationError(
-        f"the sandbox is not isolated: {named}{more}", hint="nothing was mounted; tell the administrator"
-    )
+    return IsolationError(f"the sandbox is not isolated: {named}{more}", hint=TELL)

@@ -153,6 +153,7 @@ def workspace_pod(grant: Grant, settings: Settings, images: Images, lock_image: 
     volumes = {volume.name: volume for spec in specs for volume in volumes_of(spec, paths)}
     name = pod_name(grant.session)
     tier = cluster.tier_of(grant.project)
+    targets = isolation.targets_of(settings, grant.project)
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -193,8 +194,7 @@ def workspace_pod(grant: Grant, settings: Settings, images: Images, lock_image: 
             "initContainers": [_lock(lock_image, cluster)],
             # Kubelet starts them one after the other: first the sandbox, whose probe everything waits for.
             "containers": [
-                _container(spec, volumes_of(spec, paths), settings, grant.project)
-                for spec in (sandbox, display, bridge)
+                _container(spec, volumes_of(spec, paths), tier, targets) for spec in (sandbox, display, bridge)
             ],
             "volumes": [volume.manifest(name) for volume in volumes.values()],
             "affinity": _beside_the_project(settings),
@@ -261,7 +261,7 @@ def _alone(command: Sequence[str], environment: Sequence[tuple[str, str]], *, qu
     return ["/bin/sh", "-c", f"ulimit -c 0 && exec {shlex.join(words)} </dev/null{output}"]
 
 
-def _after_the_probe(spec: ContainerSpec, settings: Settings, project: str) -> tuple[str, ...]:
+def _after_the_probe(spec: ContainerSpec, targets: isolation.Targets) -> tuple[str, ...]:
     """The sandbox's command, behind the isolation probe: in the researcher's own container, as the researcher's user,
     before anything of the researcher's is there.
 
@@ -269,15 +269,15 @@ def _after_the_probe(spec: ContainerSpec, settings: Settings, project: str) -> t
     judges the whole report once more, by itself, before it opens anything. What it prints, in the pod's status, holds
     no data: none is mounted yet. Afterwards nothing that is printed gets anywhere (``become`` in ``probe.py``).
     """
-    targets = json.dumps(isolation.targets_of(settings, project), sort_keys=True)
     report = f"{REPORT_FOLDER}/{REPORT_NAME}"
-    return (*PROBE_COMMAND, "--locked", "--first", report, targets, *spec.command)
+    return (*PROBE_COMMAND, "--locked", "--first", report, json.dumps(targets, sort_keys=True), *spec.command)
 
 
-def _container(spec: ContainerSpec, volumes: Sequence[Volume], settings: Settings, project: str) -> Manifest:
+def _container(
+    spec: ContainerSpec, volumes: Sequence[Volume], tier: Tier | None, targets: isolation.Targets
+) -> Manifest:
     proves = spec.part is PartName.SANDBOX
-    command = _after_the_probe(spec, settings, project) if proves else spec.command
-    tier = settings.kubernetes.tier_of(project) if settings.kubernetes is not None else None
+    command = _after_the_probe(spec, targets) if proves else spec.command
     made: Manifest = {
         "name": spec.part.value,
         "image": spec.image,

@@ -570,7 +570,7 @@ def test_the_report_is_read_once(tmp_path: Path) -> None:
         (mounts, "freeze", lambda path: None, comes_into_a_container),
         (PodVolumes, "_prove", lambda self, session, place: True, a_pod_s_life),
         (proof, "judge", lambda *given, **more: None, refused_by_the_report),
-        (proof, "left_report", lambda place: place.read_bytes() if place.exists() else None, refused_by_the_report),
+        (proof, "left_report", lambda place: isolation.parse_report(0, place.read_bytes()), refused_by_the_report),
         (csi_volumes, "READ_ONLY", frozenset(PodKind), whole_or_not),
         (PodVolumes, "_remove_what_is_nobodys", lambda self: 0, a_restart),
         (PodWatch, "ask", lambda self: None, lambda node: data_goes(node, _refused)),
