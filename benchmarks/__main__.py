@@ -16,7 +16,6 @@ RESULTS = Path(__file__).parent / "results.json"
 
 def main(names: list[str]) -> None:
     """Measure all, or what is named, and write the results; a figure is always beside its peer, of the same run."""
-    images = machine_images.build_images(None, progress=print)
     parts: dict[str, Callable[[], dict[str, Result]]] = {
         "workspace": lambda: workspace.measure(images, print),
         "data": data.measure,
@@ -26,6 +25,7 @@ def main(names: list[str]) -> None:
     }
     if unknown := set(names) - set(parts):
         sys.exit(f"there is {', '.join(parts)}, and no {', '.join(sorted(unknown))}")
+    images = machine_images.build_images(None, progress=print)
     results: dict[str, Result] = json.loads(RESULTS.read_text(encoding="utf-8")) if names else {}
     for name in names or parts:
         results |= parts[name]()

@@ -144,13 +144,16 @@ class Live:
         desktop's protocol; the demo's provider listens on the pod's own loopback.
         """
         self.unforward()
+        until(self.answers, 90, "hub, portal and provider answer")
+
+    def _begin_ways(self) -> None:
+        self.unforward()
         pod = f"{RELEASE}-control-0"
-        address = until(lambda: self.cluster.pod(NAMESPACE, pod)["status"]["podIP"], 90, "the pod has an address")
+        address = self.cluster.pod(NAMESPACE, pod)["status"]["podIP"]
         portal = f"TCP-LISTEN:{PORTAL},bind=127.0.0.1,reuseaddr,fork,nodelay", f"TCP:{address}:8000,nodelay"
         provider = self.cluster.command("port-forward", "-n", NAMESPACE, f"pod/{pod}", f"{PROVIDER}:{PROVIDER}")
         for line in (["socat", *portal], provider):
             self._ways.append(subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-        until(self.answers, 90, "hub, portal and provider answer")
 
     def unforward(self) -> None:
         """End that."""
@@ -161,8 +164,8 @@ class Live:
 
     def answers(self) -> bool:
         """Whether people can log in; a way to a pod that was begun anew is begun anew too."""
-        if any(each.poll() is not None for each in self._ways):
-            self.forward()
+        if not self._ways or any(each.poll() is not None for each in self._ways):
+            self._begin_ways()
         paths = (f"{URL}/hub/health", f"{URL}/services/portal/health")
         provider = f"http://127.0.0.1:{PROVIDER}/.well-known/openid-configuration"
         return all(httpx.get(path, timeout=3).status_code == 200 for path in (*paths, provider))
